@@ -110,6 +110,7 @@ def evaluate(
         }
         if task.kind == "classify":
             write_predictions(draft.path / "predictions.jsonl", examples, said)
+            _tell_of_one_label(examples, said, reporter)
         manifest = complete_report(
             draft,
             "Scores in torch",
@@ -280,6 +281,21 @@ def _tell_of_too_long(facts: Mapping[str, object], total: int, examinee: _Examin
         "alone, and what it answers to these says little; lower data.max_chars to leave them out"
     )
     examinee.reporter.emit(Note(examinee.stage, "warning", message))
+
+
+def _tell_of_one_label(
+    examples: Sequence[Example], said: Mapping[str, Sequence[str]], reporter: Reporter
+) -> None:
+    """A model that has one answer for every text may have the accuracy of one that reads them."""
+    if len({example.label for example in examples}) == 1:
+        return
+    for name, labels in said.items():
+        if len(set(labels)) == 1:
+            message = (
+                f"{name} says {labels[0]!r} to all {len(labels)} texts: it tells nothing apart; "
+                "more examples, more epochs or more layers may help"
+            )
+            reporter.emit(Note(STAGE, "warning", message))
 
 
 def _tell_of_cuts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def test_texts_beyond_the_context_count_as_answered_wrong(
     assert said[2] == "(other)"
     assert said[:2] + said[3:] == [one["prediction"] for one in scores["without"].predictions()]
     assert (scores["with"].facts["too_long"], scores["without"].facts.get("too_long")) == (1, None)
-    (note,) = heard.notes
+    (note,) = [note for note in heard.notes if "tells nothing apart" not in note]
     assert note.startswith("1 of 5 test texts are longer than the model's context of 512 tokens")
     assert "(other)" in read_markdown(reports["with"])
 
@@ -513,3 +514,31 @@ def test_nothing_to_score_is_an_error(base: Checkpoint, tmp_path: Path) -> None:
     endless = corpus_of(tmp_path / "long", {"test": [long]})
     with pytest.raises(DataError, match="512 tokens"):
         evaluate({"student": base}, endless, SETTINGS, TASK, out_dir=tmp_path / "r2")
+
+
+def test_a_model_that_says_one_label_to_all_texts_is_told(
+    base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its accuracy may be that of a model that reads them; where all texts are of one label, none.
+
+    A model that tells some apart is not named.
+    """
+    corpus = tiny_corpus(tmp_path / "corpus")
+    examples = list(read_examples(corpus.split_path("test")))
+    gold = [str(example.label) for example in examples]
+    assert len(set(gold)) == 2
+    said = {"student": ["negative"] * len(gold), "teacher": gold}
+
+    def answer(examinee: Any, examples: Sequence[Example], task: TaskSection) -> Any:
+        assert len(examples) == len(gold)
+        return said[examinee.stage.rpartition(" ")[2]], {"texts_per_s": 1.0, "says_label": 1.0}
+
+    monkeypatch.setattr(run._Examinee, "choose_labels", answer)
+    heard, models = Listener(), {"teacher": base, "student": base}
+    evaluate(models, corpus, SETTINGS, TASK, out_dir=tmp_path / "report", reporter=heard)
+    (warning,) = [
+        event.message
+        for event in heard.events
+        if isinstance(event, Note) and "tells nothing apart" in event.message
+    ]
+    assert warning.startswith(f"student says 'negative' to all {len(gold)} texts")
