@@ -26,7 +26,12 @@ from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.text_part import is_of_eyes, is_wrapper, text_config
-from ollama_bridge.models.weight_files import INDEX_NAME, MODULES_NAME, WEIGHTS_NAME
+from ollama_bridge.models.weight_files import (
+    INDEX_NAME,
+    MODULES_NAME,
+    WEIGHTS_NAME,
+    pieces_of_training,
+)
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
@@ -185,10 +190,12 @@ def _refuse_what_holds_checkpoints(folder: Path) -> None:
     """A training's folder is none itself where only its steps were saved, nor is one of files."""
     if not folder.is_dir() or (folder / "config.json").is_file():
         return
+    if pieces := pieces_of_training(folder):  # FSDP saves no config beside them
+        raise pieces
     inner = [
         path.name
         for path in folder.iterdir()
-        if (path / "config.json").is_file() or is_adapter(path)
+        if (path / "config.json").is_file() or is_adapter(path) or pieces_of_training(path)
     ]
     if inner:
         inner.sort(key=lambda name: (int(re.sub(r"\D", "", name) or 0), name))  # -90 before -100
