@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,8 @@ from ollama_bridge.errors import ModelError
 from ollama_bridge.models.adapter_folder import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    MLX_WEIGHTS,
+    MERGE_BY_PEFT,
+    refuse_other_kinds,
     weights_file,
 )
 from ollama_bridge.models.json_files import read_json_object
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 _PREFIX = "base_model.model."
-_PEFT_HINT = "merge it with peft: model.merge_and_unload().save_pretrained(folder)"
 # Settings that are read, or that decide nothing once the adapter is trained.
 _UNDERSTOOD = frozenset(
     {
@@ -235,18 +234,7 @@ class Adapter:
 
     def _refuse_the_unknown(self) -> None:
         settings = self._settings
-        kind = settings.get("peft_type")
-        if kind is None and (self.folder / MLX_WEIGHTS).is_file():
-            raise ModelError(
-                f"{self.folder} is an MLX adapter ({MLX_WEIGHTS}), which cannot be read",
-                hint="merge it with what trained it: mlx_lm.fuse --model BASE --adapter-path "
-                f"{quote(str(self.folder))} --save-path MERGED --dequantize",
-            )
-        if kind != "LORA":
-            raise ModelError(
-                f"{self.folder}: adapter of type {kind!r}, only LORA can be merged",
-                hint=_PEFT_HINT,
-            )
+        refuse_other_kinds(self.folder, settings)
         refused = sorted(name for name in settings if name not in _UNDERSTOOD and settings[name])
         start = str(settings.get("init_lora_weights")).lower()
         if start.startswith(_CHANGES_BASE):
@@ -389,7 +377,7 @@ class Adapter:
                 raise self._misfit(f"{self.folder}: {change.rows} does not fit {name!r} of {shape}")
 
     def _error(self, what: str) -> ModelError:
-        return ModelError(f"{self.folder}: cannot merge an adapter with {what}", hint=_PEFT_HINT)
+        return ModelError(f"{self.folder}: cannot merge an adapter with {what}", hint=MERGE_BY_PEFT)
 
     @staticmethod
     def _misfit(message: str) -> ModelError:

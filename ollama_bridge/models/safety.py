@@ -19,7 +19,7 @@ from ollama_bridge.errors import (
     UnsafeCheckpointError,
     UnsupportedArchitectureError,
 )
-from ollama_bridge.models.adapter_folder import is_adapter
+from ollama_bridge.models.adapter_folder import classifier, is_adapter
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.hf_config import refusals_named
 from ollama_bridge.models.json_files import read_json_object
@@ -41,6 +41,7 @@ _WHOLE_PARTS = ("weight", "bias", "inv_freq")
 _ROUNDED_WHEN_USED = ("bitnet", "fouroversix")
 # FSDP 2 trains in a class that it makes of the model's, whose name older transformers save.
 _PARALLEL = "FSDP"
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
 def check_folder(folder: Path) -> Mapping[str, Any]:
@@ -115,6 +116,8 @@ def _supported(folder: Path, config: Mapping[str, Any]) -> str:
     """The architecture, which is one of ours."""
     architecture = read_architecture(folder, config)
     _refuse_remote_code(folder, config, architecture)
+    if architecture.endswith(_CLASSIFIERS):
+        raise classifier(folder, architecture)
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise UnsupportedArchitectureError(architecture, SUPPORTED_ARCHITECTURES, where=str(folder))
     return architecture

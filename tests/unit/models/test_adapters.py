@@ -15,15 +15,16 @@ from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import build_checkpoint
 from fakes.json_files import change_json
 from fakes.models import build_tiny_checkpoint
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpointError
+from ollama_bridge.models.adapters import Adapter
 from ollama_bridge.models.hub import JUDGED
-from ollama_bridge.models.load import load_model
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.merge import base_with_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.safety import check_folder
@@ -278,6 +279,38 @@ def test_what_cannot_be_merged_is_refused_by_name(
     change_settings(adapter, **changes)
     with pytest.raises(ModelError, match=message):
         merged_folder(tiny_checkpoint, adapter, tmp_path / "cache")
+
+
+def test_what_peft_is_to_merge_is_a_checkpoint_then(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The calls of the hint, as they stand there."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter", init_lora_weights="pissa")
+    change_settings(adapter, base_model_name_or_path=str(tiny_checkpoint))
+    with pytest.raises(ModelError, match="pissa") as caught:
+        resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    hint, folder = str(caught.value.hint), tmp_path / "merged"
+    assert "AutoPeftModelForCausalLM.from_pretrained(adapter).merge_and_unload().save_pretr" in hint
+    AutoPeftModelForCausalLM.from_pretrained(adapter).merge_and_unload().save_pretrained(folder)
+    assert "tokenizer.save_pretrained(folder)" in hint
+    load_tokenizer(tiny_checkpoint).save_pretrained(folder)
+    resolve_model(str(folder), cache_dir=tmp_path / "cache")
+
+
+def test_an_adapter_that_changes_no_weights_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    """There is nothing to merge, so that is not the advice."""
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
+    with pytest.raises(ModelError, match="changes no weights") as caught:
+        Adapter(tmp_path)
+    assert "merge" not in str(caught.value.hint)
+
+
+def test_an_adapter_of_a_classifier_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    """Its head is not missing: the model that it belongs to answers no texts."""
+    (tmp_path / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "task_type": "SEQ_CLS", "modules_to_save": ["classifier", "score"]}'
+    )
+    with pytest.raises(ModelError, match=r"is a classifier \(SEQ_CLS\)") as caught:
+        Adapter(tmp_path)
+    assert "ollama-bridge build sentiment --data" in str(caught.value.hint)
 
 
 def test_an_adapter_of_mlx_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -132,6 +132,14 @@ def test_an_unsupported_architecture_is_named(folder: Path) -> None:
         load_model(folder)
 
 
+def test_a_classifier_is_refused_as_what_it_is(folder: Path) -> None:
+    """With what to train in its place."""
+    change_config(folder, architectures=["LlamaForSequenceClassification"])
+    with pytest.raises(ModelError, match="is a classifier") as caught:
+        check_folder(folder)
+    assert "ollama-bridge build sentiment --data" in str(caught.value.hint)
+
+
 def test_a_class_that_training_in_parallel_made(folder: Path) -> None:
     """FSDP 2's, whose name older transformers saved; the model is the same."""
     change_config(folder, architectures=["FSDPLlamaForCausalLM"])
