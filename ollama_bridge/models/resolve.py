@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint
+from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, GGUFFile, Manifest
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ModelError, ModelReferenceError
 from ollama_bridge.models.adapter_base import refuse_quantized, refuse_rounded
@@ -186,10 +186,20 @@ def _from_folder(
     if base is not None:
         raise _needs_no_base(folder)
     if made_here:
-        return Checkpoint.open(folder)
+        return _made_here(folder)
     if inside := adapters_of(folder):
         raise _holds_adapters(folder, inside[0])
     return link_folder(folder, cache_dir=cache_dir, reporter=reporter)
+
+
+def _made_here(folder: Path) -> Checkpoint:
+    kind = Manifest.read(folder).work.kind
+    if kind == GGUFFile.kind:
+        raise ModelReferenceError(
+            f"{folder} is what `convert` made of a checkpoint",
+            hint=f"give its file: {quote(str(GGUFFile.open(folder).gguf_path))}",
+        )
+    return Checkpoint.open(folder)
 
 
 def _holds_adapters(folder: Path, adapter: Path) -> ModelError:

@@ -101,6 +101,15 @@ def test_the_chat_template_of_a_processor_is_taken(tiny_checkpoint: Path, tmp_pa
     assert load_tokenizer(without.path).chat_template is None
 
 
+def test_the_file_that_convert_made_is_offered(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Of its folder, which is what `convert` prints."""
+    found = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+    made = convert(found, type="f16", out_dir=tmp_path / "made")
+    with pytest.raises(ModelReferenceError, match="what `convert` made") as caught:
+        resolve_model(str(made.path), cache_dir=tmp_path / "cache")
+    assert str(caught.value.hint) == f"give its file: {made.gguf_path}"
+
+
 def test_an_adapter_in_the_place_of_ours_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """It would be looked at as merged, and left behind."""
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
