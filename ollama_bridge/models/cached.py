@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import Checkpoint, Work
+from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, Work
 from ollama_bridge.digests import canonical_json, digest_file, digest_text, has_digest, quick_digest
 from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import ArtifactError
@@ -31,6 +31,7 @@ from ollama_bridge.models.processor_template import (
     write_template,
 )
 from ollama_bridge.models.safety import check_folder, read_config
+from ollama_bridge.models.settings_check import check_settings_of_tokens
 from ollama_bridge.models.small_files import SMALL_FILES
 from ollama_bridge.models.stored import weights_files_of
 from ollama_bridge.models.text_part import TEXT_ALONE, is_wrapper
@@ -108,6 +109,8 @@ def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpo
     digests |= {name: quick_digest(folder / name) for name in weights}
     digest = digest_text(canonical_json(digests))
     out_dir = cache_dir / f"folder-{digest[:16]}"
+    if not (out_dir / MANIFEST_NAME).is_file():
+        check_settings_of_tokens(folder, config)
     template = processor_template(folder)
     work = Work(
         kind=Checkpoint.kind,
@@ -205,7 +208,7 @@ def _copy_small_files(
     if is_wrapper(read_config(folder)):
         (to / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         reporter.emit(Note("import", "warning", f"{folder.name}: {TEXT_ALONE}"))
-    tokens = tokens_without_rows(folder, config)
+    tokens = tokens_without_rows(folder, config).idle
     for said in drop_left_overs(to, tokens=tokens):
         reporter.emit(Note("import", "info", f"{folder.name}: {said}"))
 

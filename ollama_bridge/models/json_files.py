@@ -29,7 +29,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
             "tokenizer.json)",
         ) from exc
     except (OSError, ValueError, RecursionError) as exc:
-        raise ModelError(f"{path} cannot be read: {exc}") from exc
+        raise ModelError(
+            f"{path} cannot be read: {exc}", hint="correct it, or get the checkpoint's own again"
+        ) from exc
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a {type(value).__name__}, expected an object")
     return value

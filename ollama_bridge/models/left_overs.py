@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,30 @@ _ROLES = ("bos_token", "eos_token", "unk_token")
 _TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
-def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tokens that were added to a tokenizer, and that its model has no row for and no use.
+@dataclass(frozen=True)
+class Unseen:
+    """Tokens that were added to a tokenizer, and that its model has no row for.
 
-    Published so: Gemma 3's 270M and 1B have the token that stands for an image in the larger ones.
-    One that the chat template or a role of the tokenizer other than padding names is not among
-    them: its row is missing.
+    Attributes:
+        idle: Nobody needs them; published so: Gemma 3's 270M and 1B have the token that stands for
+            an image in the larger ones.
+        used: The chat template or a role of the tokenizer other than padding names them: their rows
+            are missing.
+    """
+
+    idle: tuple[str, ...] = ()
+    used: tuple[str, ...] = ()
+
+
+def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> Unseen:
+    """Tokens of a checkpoint's tokenizer that its model has never seen.
 
     Raises:
         ModelError: a file of it is damaged.
     """
     rows, path = config.get("vocab_size"), folder / "tokenizer.json"
     if not isinstance(rows, int) or not path.is_file():
-        return ()
+        return Unseen()
     unseen = [
         token["content"] for token in added_tokens(read_json_object(path)) if token["id"] >= rows
     ]
@@ -49,7 +61,8 @@ def tokens_without_rows(folder: Path, config: Mapping[str, Any]) -> tuple[str, .
     named = json.dumps([settings.get(name) for name in ("chat_template", *_ROLES)])
     if template.is_file():
         named += json.dumps(template.read_text(encoding="utf-8", errors="replace"))
-    return tuple(token for token in unseen if json.dumps(token)[1:-1] not in named)
+    used = tuple(token for token in unseen if json.dumps(token)[1:-1] in named)
+    return Unseen(tuple(token for token in unseen if token not in used), used)
 
 
 def drop_left_overs(folder: Path, *, tokens: Collection[str] = ()) -> list[str]:
@@ -80,7 +93,8 @@ def rows_not_saved(tokens: Collection[str]) -> str:
 
 
 def _without_rows(tokens: Collection[str]) -> str:
-    return f"its model has no row for {', '.join(tokens)}, which is left out of the tokenizer"
+    are = "is" if len(tokens) == 1 else "are"
+    return f"its model has no row for {', '.join(tokens)}, which {are} left out of the tokenizer"
 
 
 def drop_tokens(folder: Path, tokens: Collection[str]) -> None:

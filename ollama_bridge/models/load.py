@@ -113,7 +113,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
             f"{folder} has no tokenizer.json",
-            hint="save the fast tokenizer into it: tokenizer.save_pretrained(folder)",
+            hint="save the tokenizer that it was trained with into it: "
+            "AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)",
         )
     if (folder / "tokenizer_config.json").is_file():
         read_json_object(folder / "tokenizer_config.json")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.drafts import open_draft
+from ollama_bridge.errors import ModelError
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ollama_bridge.models.adapters import EMBEDDING, Adapter
 from ollama_bridge.models.architectures import ARCHITECTURES
@@ -29,6 +30,7 @@ from ollama_bridge.models.small_files import (
     CHAT_TEMPLATE,
     SMALL_FILES,
     SPECIAL_TOKENS_MAP,
+    TOKENIZER,
     TOKENIZER_CONFIG,
     TOOL_TEMPLATE,
 )
@@ -73,10 +75,18 @@ def combine_adapter(base: Path, adapter: Path, out: Path) -> Combined:
     (out / "config.json").write_text(
         json.dumps(changed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
-    tokens = tokens_without_rows(out, changed)  # that came with the adapter's tokenizer
-    drop_tokens(out, tokens)
+    unseen = tokens_without_rows(out, changed)  # that came with the adapter's tokenizer
+    if unseen.used and (adapter / TOKENIZER).is_file():
+        raise ModelError(
+            f"{adapter}: its tokenizer has {', '.join(unseen.used)}, and neither it nor its base "
+            "has a row for that",
+            hint="the rows that were trained were not saved: save the adapter again by "
+            "model.save_pretrained(folder, save_embedding_layers=True), or give the base that has "
+            "them: --base",
+        )
+    drop_tokens(out, unseen.idle)
     link_parts(base, adapter, out)
-    return Combined(weights.changed, tokens)
+    return Combined(weights.changed, unseen.idle)
 
 
 def link_parts(base: Path, adapter: Path, out: Path) -> None:

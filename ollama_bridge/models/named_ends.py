@@ -31,8 +31,8 @@ def named_ends(
         is_special: Of an id; see :func:`is_special_in`.
         turn_end: The token that the chat template writes behind an answer.
     """
-    own = [*_listed_ends(generation), *_ids(eos)]
-    more = [id_ for id_ in _listed_ends(config) if not own or id_ in own or is_special(id_)]
+    own = [*listed_ends(generation), *_ids(eos)]
+    more = [id_ for id_ in listed_ends(config) if not own or id_ in own or is_special(id_)]
     return tuple(dict.fromkeys((*_ids(turn_end), *own, *more)))
 
 
@@ -45,7 +45,7 @@ def ignored_ends(
 ) -> tuple[int, ...]:
     """Ids that ``config.json`` names and :func:`named_ends` leaves out."""
     taken = named_ends(generation, config, eos=eos, is_special=is_special)
-    return tuple(id_ for id_ in _listed_ends(config) if id_ not in taken)
+    return tuple(id_ for id_ in listed_ends(config) if id_ not in taken)
 
 
 def is_special_in(document: Mapping[str, Any], token: int) -> bool:
@@ -53,7 +53,7 @@ def is_special_in(document: Mapping[str, Any], token: int) -> bool:
     return any(one["id"] == token and bool(one.get("special")) for one in added_tokens(document))
 
 
-def _listed_ends(source: Mapping[str, Any]) -> list[int]:
+def listed_ends(source: Mapping[str, Any]) -> list[int]:
     """The ids that one file names."""
     return _ids(source.get("eos_token_id"))
 

@@ -68,7 +68,8 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
             f"{folder} has no tokenizer.json",
-            hint="save the fast tokenizer into it: tokenizer.save_pretrained(folder)",
+            hint="save the tokenizer that it was trained with into it: "
+            "AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)",
         )
     return config
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
 from ollama_bridge.models.model_card import CARD_NAME
 
+TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"  # of transformers 4
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -12,7 +13,7 @@ TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 # What a copy takes along, beside config.json.
 SMALL_FILES = (
     GENERATION_CONFIG,
-    "tokenizer.json",
+    TOKENIZER,
     TOKENIZER_CONFIG,
     SPECIAL_TOKENS_MAP,
     CHAT_TEMPLATE,

@@ -64,7 +64,8 @@ def no_default(folder: Path, names: Iterable[str]) -> ModelError:
     """Of a folder whose chat templates all have other names."""
     return ModelError(
         f"{folder}: none of its chat templates ({', '.join(names)}) is the default",
-        hint="put the one to serve into its folder as chat_template.jinja",
+        hint="put the one to serve into the checkpoint as chat_template.jinja, or give it: "
+        "--chat-template FILE.jinja (package, convert, verify)",
     )
 
 

@@ -13,7 +13,7 @@ from fakes.json_files import change_json
 from fakes.listening import Listener
 
 from ollama_bridge.conversion.source import Source
-from ollama_bridge.errors import ConversionError
+from ollama_bridge.errors import ModelError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.resolve import resolve_model
 
@@ -102,6 +102,38 @@ def test_one_that_is_used_is_missed(tmp_path: Path, place: str) -> None:
         path.write_text(path.read_text() + "{{ '" + IMAGE + "' }}")
     else:
         change_json(folder / "tokenizer_config.json", eos_token=IMAGE)
-    checkpoint = resolve_model(str(folder), cache_dir=tmp_path / "cache")
-    with pytest.raises(ConversionError, match="a token was added that the model never saw"):
-        Source(checkpoint)
+    with pytest.raises(ModelError, match="no row for") as caught:
+        resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert f"{folder}: its tokenizer has {IMAGE}" in str(caught.value)
+
+
+def test_one_that_is_used_is_missed_of_an_adapter(tmp_path: Path) -> None:
+    """Its row was trained and not saved: no other call brings it back."""
+    base = build_checkpoint("llama", tmp_path / "base")
+    adapter = build_adapter(base, tmp_path / "adapter")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, adapter / name)
+    add_token(adapter, "<|eot|>")
+    change_json(adapter / "tokenizer_config.json", eos_token="<|eot|>")
+    change_settings(adapter, base_model_name_or_path=str(base))
+    with pytest.raises(ModelError) as caught:
+        resolve_model(str(adapter), cache_dir=tmp_path / "cache")
+    assert f"{adapter}: its tokenizer has <|eot|>" in str(caught.value)
+    assert "save_embedding_layers=True" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [('{"eos_token_id": [2, 5000]}', "eos_token_id 5000 is no token"), ('{"eos', "cannot be read")],
+)
+def test_bad_settings_are_named_where_their_owner_can_mend_them(
+    tmp_path: Path, written: str, said: str
+) -> None:
+    """Not in the copy of them, and nothing is kept of it."""
+    folder = build_checkpoint("llama", tmp_path / "llama")
+    (folder / "generation_config.json").write_text(written)
+    with pytest.raises(ModelError, match=said) as caught:
+        resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert str(caught.value).startswith(str(folder / "generation_config.json"))
+    assert caught.value.hint
+    assert not list((tmp_path / "cache").glob("folder-*"))
