@@ -276,6 +276,9 @@ def resolve_base(
         )
         reporter.emit(Note("merge", "warning", said))
     if base is not None:
+        given = parse_reference(base)
+        if given.kind == "folder":
+            refuse_quantized(adapter, base, given.path)
         found = resolve_model(base, cache_dir=cache_dir, client=client, reporter=reporter)
         refuse_rounded(adapter, base, found)
         return found

@@ -458,6 +458,9 @@ def test_the_base_of_an_adapter_can_be_named(tiny_checkpoint: Path, tmp_path: Pa
     with pytest.raises(ModelError, match="quantized \\(bitsandbytes\\)") as caught:
         resolve_model(str(adapter), cache_dir=cache)
     assert "--base" in str(caught.value.hint)
+    with pytest.raises(ModelError, match="was made from") as caught:
+        resolve_model(str(adapter), base=str(quantized), cache_dir=cache)
+    assert "name the model that it was trained on" in str(caught.value.hint)
     named = resolve_model(str(adapter), base=str(tiny_checkpoint), cache_dir=cache)
     weights = load_model(named.path).state_dict()
     for name, tensor in load_model(expected.path).state_dict().items():
