@@ -45,7 +45,7 @@ from ollama_bridge.verify.certificate import (
 )
 from ollama_bridge.verify.parity import check_parity
 from ollama_bridge.verify.settings import describe_sampling, read_parameters
-from ollama_bridge.verify.vocabulary import check_whole_vocabulary
+from ollama_bridge.verify.whole_vocabulary import check_whole_vocabulary
 
 _STAGE = "verify"
 _LOADING = re.compile(r"\bload(ing)? model\b")  # as runners say it
@@ -139,15 +139,20 @@ def _explained(
         )
     if blob.path is None or blob.is_adapted:
         return exc
+    from ollama_bridge.models.gguf_reader import read_gguf
     from ollama_bridge.models.tensor_check import compare_tensors
 
+    vocabulary = _whole_vocabulary(against, read_gguf(blob.path).metadata)
     report = compare_tensors(blob.path, against.path)
-    for problem in (*report.metadata, *report.wrong):
-        return ParityError(
-            f"Ollama cannot load {tag}, whose file is not its checkpoint's: {problem}",
-            layer="tensor",
-            hint="convert the checkpoint again: ollama-bridge package CHECKPOINT TAG",
-        )
+    found = [("tokenizer", vocabulary.difference)] if vocabulary else []
+    found += [("tensor", problem) for problem in (*report.metadata, *report.wrong)]
+    for layer, problem in found:
+        if problem is not None:
+            return ParityError(
+                f"Ollama cannot load {tag}, whose file is not its checkpoint's: {problem}",
+                layer=layer,
+                hint="convert the checkpoint again: ollama-bridge package CHECKPOINT TAG",
+            )
     return exc
 
 
@@ -177,23 +182,22 @@ def _with_file(
         why = "its file is in no model folder that can be read here (run this as a user who can; "
         why += "OLLAMA_MODELS names a folder elsewhere)"
     else:
-        certificate = _with_vocabulary(certificate, checkpoint, metadata)
+        whole = _whole_vocabulary(checkpoint, metadata)
+        if whole is not None:
+            certificate = _with_checks(certificate, (whole,), before=TOKEN_COUNT)
         return _with_tensors(certificate, blob.path, checkpoint.path)
     return _with_number(certificate, LOG_PROBABILITIES, NOT_COMPARED, why)
 
 
-def _with_vocabulary(
-    certificate: Certificate, checkpoint: Checkpoint, metadata: Mapping[str, Any]
-) -> Certificate:
-    """Compare all tokens, where a GGUF can say how the checkpoint splits texts."""
+def _whole_vocabulary(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> Check | None:
+    """Compare all tokens; None: no GGUF can say how the checkpoint splits texts."""
     from ollama_bridge.conversion.source import Source
 
     try:
         entries = Source(checkpoint).tokenizer_entries(chat_template=False)
     except ConversionError:
-        return certificate
-    check = check_whole_vocabulary({entry.key: entry.value for entry in entries}, metadata)
-    return _with_checks(certificate, (check,), before=TOKEN_COUNT)
+        return None
+    return check_whole_vocabulary({entry.key: entry.value for entry in entries}, metadata)
 
 
 def _with_checks(

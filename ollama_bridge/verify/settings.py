@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Any
 
 from ollama_bridge.client import ModelDetails
-from ollama_bridge.errors import ArtifactError
 from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.reference import REFERENCE_KEY, Answer, ReferenceValues
 from ollama_bridge.template.words import cuts_thoughts, names_thinking, names_tools
@@ -20,7 +19,7 @@ from ollama_bridge.verify.certificate import (
     PARAMETERS,
     Check,
 )
-from ollama_bridge.verify.vocabulary import runner_ends
+from ollama_bridge.verify.vocabulary import carried_ends, runner_ends
 
 # What changes an answer, or keeps it from ending, and has another default in another version.
 _ALWAYS_WRITTEN = ("temperature", "repeat_penalty", "num_predict")
@@ -53,28 +52,15 @@ def check_settings(
     """
     served = read_parameters(details.parameters)
     ours = REFERENCE_KEY in metadata
-    unstopped = runner_ends(reference, metadata) - _stopped_once(metadata)
+    # A tag of ours was made with a stop for each end of the values that its file carries; values
+    # that are computed anew may have more.
+    unstopped = runner_ends(reference, metadata) - (carried_ends(metadata) or frozenset())
     return (
         _check_texts(details, modelfile, reference),
         _check_capabilities(details, modelfile, reference, ours=ours),
         _check_stops(served, modelfile, reference, unstopped),
         _check_sampling(served, modelfile, reference, may_be_left=not ours),
     )
-
-
-def _stopped_once(metadata: Mapping[str, Any]) -> frozenset[int]:
-    """Ends of the values that a file carries: its tag was made with a stop for each of them.
-
-    Values that are computed anew may have more.
-    """
-    text = metadata.get(REFERENCE_KEY)
-    if not isinstance(text, str):
-        return frozenset()
-    try:
-        carried = ReferenceValues.parse(text, where=REFERENCE_KEY)
-    except ArtifactError:  # of another version
-        return frozenset()
-    return frozenset(token.id for token in carried.end_tokens)
 
 
 def check_messages(details: ModelDetails) -> tuple[Check, ...]:

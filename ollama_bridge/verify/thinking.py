@@ -9,8 +9,7 @@ from ollama_bridge.daemon.era import PRINTS_NO_MARKS, has_limit
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.verify.certificate import THINKING_TAGS, Check
-
-_UNKNOWN, _CONTROL = 2, 3  # of tokenizer.ggml.token_type
+from ollama_bridge.verify.vocabulary import CONTROL, UNKNOWN
 
 
 def check_thinking_tags(
@@ -36,7 +35,7 @@ def check_thinking_tags(
     unprinted = [
         token
         for id_, (token, type_) in enumerate(zip(tokens, types, strict=False))
-        if type_ in (_UNKNOWN, _CONTROL) and id_ not in ends
+        if type_ in (UNKNOWN, CONTROL) and id_ not in ends
         if token and any(token in tag for tag in tags)
     ]
     return Check(

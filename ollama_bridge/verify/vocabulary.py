@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
+from ollama_bridge.errors import ArtifactError
 from ollama_bridge.models.pretokenizers import by_name
-from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, Special
 from ollama_bridge.verify.certificate import Check
 
-_MODEL, _TOKENS, _TYPES, _MERGES = (
-    f"tokenizer.ggml.{name}" for name in ("model", "tokens", "token_type", "merges")
-)
-_SPACE = "\u2581"  # SentencePiece's visible space
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # of tokenizer.ggml.token_type
-# Found in texts as a whole, before words are split.
-_WHOLE = frozenset((_UNKNOWN, _CONTROL, _USER_DEFINED))
+TYPES = "tokenizer.ggml.token_type"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # of TYPES
+SPACE = "\u2581"  # SentencePiece's visible space
+_BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>")
 # Names of llama.cpp's for splittings that are none of those in the table.
 _SPLIT_OTHERWISE = frozenset(
     (
@@ -63,53 +62,6 @@ def check_vocabulary(
     )
 
 
-def check_whole_vocabulary(wanted: Mapping[str, Any], metadata: Mapping[str, Any]) -> Check:
-    """All tokens and merges, of which probes use few.
-
-    Args:
-        wanted: The tokenizer's keys, as our converter writes them for the checkpoint.
-        metadata: The GGUF's metadata.
-    """
-    tokens, types = wanted[_TOKENS], wanted[_TYPES]
-    merges = wanted.get(_MERGES, [])
-    used = [(id_, text) for id_, text in enumerate(tokens) if types[id_] != _UNUSED]
-    found = [*metadata.get(_TOKENS, []), *[None] * len(tokens)]
-    kinds = metadata.get(_TYPES, [])
-    visible = metadata.get(_MODEL) == "llama"  # spaces are U+2581, or not: see _text_difference
-    difference = None
-    for id_, text in used:
-        other = found[id_]
-        spaced = visible and other is not None and _SPACE in f"{text}{other}".replace(" ", _SPACE)
-        if spaced and other.replace(_SPACE, " ") == text.replace(_SPACE, " "):
-            continue
-        if other != text:
-            shown = "missing" if other is None else repr(other)
-            difference = f"token {id_} is {text!r} in the checkpoint, {shown} in the GGUF"
-        elif id_ < len(kinds) and (kinds[id_] in _WHOLE) != (types[id_] in _WHOLE):
-            one, two = ("special", "ordinary")[:: 1 if kinds[id_] in _WHOLE else -1]
-            difference = f"token {id_} ({text!r}) is {one} in the GGUF, {two} in the checkpoint"
-        if difference is not None:
-            break
-    difference = difference or _first_other_merge(merges, metadata.get(_MERGES))
-    return Check(
-        name="whole vocabulary",
-        layer="tokenizer",
-        passed=difference is None,
-        numbers={"all_tokens": len(used), "merges": len(merges)},
-        difference=difference,
-    )
-
-
-def _first_other_merge(wanted: Sequence[str], found: Sequence[str] | None) -> str | None:
-    if found is None or list(found) == list(wanted):
-        return None
-    counts = f"of {len(wanted)} in the checkpoint, {len(found)} in the GGUF"
-    for index, (one, other) in enumerate(zip(wanted, found, strict=False)):
-        if one != other:
-            return f"merge {index} is {one!r} in the checkpoint, {other!r} in the GGUF ({counts})"
-    return f"merges are lost or added at the end: {counts}"
-
-
 def _check_texts(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
     tokens = metadata.get("tokenizer.ggml.tokens", [])
     wanted = {
@@ -142,12 +94,15 @@ def _text_difference(token: int, text: str, metadata: Mapping[str, Any]) -> str 
     tokens = metadata.get("tokenizer.ggml.tokens", [])
     if token >= len(tokens):
         return f"token {token} is {text!r} in the checkpoint, missing in the GGUF"
-    found = tokens[token]
+    found, type_ = tokens[token], next(iter((metadata.get(TYPES) or [])[token : token + 1]), None)
+    if type_ == UNUSED:
+        return f"token {token}, {found!r}, is unused in the GGUF: Ollama prints nothing of it"
     if metadata.get("tokenizer.ggml.model") == "llama":
-        types = metadata.get("tokenizer.ggml.token_type", [])
-        if _SPACE in found and types[token : token + 1] == [_USER_DEFINED]:
+        if SPACE in found and type_ == USER_DEFINED:
             return f"token {token}, {found!r}, is user-defined in the GGUF: it is printed like that"
-        found, text = (one.replace(_SPACE, " ") for one in (found, text))
+        if type_ != BYTE and _BYTE_TEXT.fullmatch(found):
+            return f"token {token}, {found!r}, is no byte in the GGUF: it is printed like that"
+        found, text = (one.replace(SPACE, " ") for one in (found, text))
     return (
         None
         if found == text
@@ -176,6 +131,37 @@ def _check_splitting(reference: ReferenceValues, metadata: Mapping[str, Any]) ->
     )
 
 
+def _unseen_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> list[Special]:
+    """Ends that are special tokens and no end for a runner, though the GGUF has room to name them.
+
+    Of values that are computed anew, only what the file's own values have: it was made without the
+    others.
+    """
+    known, types = runner_ends(reference, metadata), metadata.get(TYPES) or []
+    roles = [metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")]
+    if len(set(roles) & known) == len(roles):
+        return []
+    made_with = carried_ends(metadata)
+    return [
+        token
+        for token in reference.end_tokens
+        if token.id not in known and types[token.id : token.id + 1] in ([UNKNOWN], [CONTROL])
+        if made_with is None or token.id in made_with
+    ]
+
+
+def carried_ends(metadata: Mapping[str, Any]) -> frozenset[int] | None:
+    """Ends of the values that a file carries; None: it carries none, or none that can be read."""
+    text = metadata.get(REFERENCE_KEY)
+    if not isinstance(text, str):
+        return None
+    try:
+        carried = ReferenceValues.parse(text, where=REFERENCE_KEY)
+    except ArtifactError:  # of another version
+        return None
+    return frozenset(token.id for token in carried.end_tokens)
+
+
 def _check_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Check:
     eos = metadata.get("tokenizer.ggml.eos_token_id")
     listed = metadata.get("tokenizer.ggml.eos_token_ids", [])
@@ -190,10 +176,16 @@ def _check_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Chec
     elif ends and reference.end_tokens[0].id not in named:
         first = reference.end_tokens[0]
         difference = f"the GGUF does not name token {first.id} ({first.text}) as an end of text"
-    types = metadata.get(_TYPES, [])
+    types = metadata.get(TYPES, [])
+    unseen = _unseen_ends(reference, metadata)
+    if difference is None and unseen:
+        difference = (
+            f"the GGUF does not name token {unseen[0].id} ({unseen[0].text}) as an end of text: "
+            "Ollama prints nothing of it, so that no PARAMETER stop sees it"
+        )
     for role in ("eot", "eom"):
         id_ = metadata.get(f"tokenizer.ggml.{role}_token_id")
-        is_word = isinstance(id_, int) and types[id_ : id_ + 1] == [_NORMAL]
+        is_word = isinstance(id_, int) and types[id_ : id_ + 1] == [NORMAL]
         if difference is None and ends and is_word and id_ not in ends:
             difference = (
                 f"the GGUF's {role}_token_id is {id_}, an ordinary token, at which answers would "

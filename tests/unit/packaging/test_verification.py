@@ -231,6 +231,10 @@ def test_a_file_that_cannot_be_loaded_is_held_against_the_checkpoint(
     with pytest.raises(ParityError, match=r"llama\.attention\.head_count: 8 in the GGUF") as caught:
         verify_tag("m:latest", client=cast(Client, daemon), against=exports.checkpoint)
     assert caught.value.layer == "tensor"
+    rewrite(gguf, blob, metadata=lambda keys: keys.update({"tokenizer.ggml.model": "llama"}))
+    with pytest.raises(ParityError, match=r"tokenizer\.ggml\.model is 'llama' in") as caught:
+        verify_tag("m:latest", client=cast(Client, daemon), against=exports.checkpoint)
+    assert caught.value.layer == "tokenizer"
     rewrite(gguf, blob)
     with pytest.raises(RequestRejectedError, match="a shape"):
         verify_tag("m:latest", client=cast(Client, daemon), against=exports.checkpoint)

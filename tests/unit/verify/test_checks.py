@@ -14,7 +14,7 @@ from ollama_bridge.modelfile import Modelfile, ParameterValue
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, Role, Special, Turn
 from ollama_bridge.verify.certificate import LAYERS, LEFT_TO_DAEMON, Certificate, Check
 from ollama_bridge.verify.settings import check_settings, describe_sampling, read_parameters
-from ollama_bridge.verify.vocabulary import check_vocabulary, check_whole_vocabulary
+from ollama_bridge.verify.vocabulary import check_vocabulary
 
 TOKENS = ["<unk>", "<|im_start|>", "<|im_end|>", "a", "b", "Yes", "No"]
 GOOD = {
@@ -96,8 +96,9 @@ def test_a_wrong_vocabulary_is_named(change: dict[str, object], message: str) ->
         ("llama", "\u2581\u2581", 4, False),
         ("llama", "\u2581", 1, False),
         ("gpt2", "  ", 4, False),
+        ("llama", "\u2581\u2581", 5, False),
     ],
-    ids=["ours", "llama.cpp's", "printed to the letter", "another", "no SentencePiece"],
+    ids=["ours", "llama.cpp's", "printed to the letter", "another", "no SentencePiece", "unused"],
 )
 def test_a_run_of_spaces_is_what_is_printed(
     model: str, text: str, type_: int, *, passed: bool
@@ -118,58 +119,61 @@ def test_a_run_of_spaces_is_what_is_printed(
     assert check.passed == passed
 
 
-WHOLE = {
-    "tokenizer.ggml.tokens": [*TOKENS[:-1], "[PAD6]"],
-    "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 5],
-    "tokenizer.ggml.merges": ["a b", "Y es", "N o"],
-}
+@pytest.mark.parametrize(("type_", "passed"), [(6, True), (1, False)])
+def test_a_byte_is_no_text(type_: int, *, passed: bool) -> None:
+    """Of a character that has no piece; Ollama would print <0xF0>."""
+    reference = small_reference()
+    first, *others = reference.conversations
+    emoji = first.model_copy(
+        update={"token_ids": (*first.token_ids, 7), "token_texts": (*first.token_texts, "<0xF0>")}
+    )
+    reference = reference.model_copy(update={"conversations": (emoji, *others), "vocab_size": 8})
+    metadata = {
+        "tokenizer.ggml.tokens": [*TOKENS, "<0xF0>"],
+        "tokenizer.ggml.token_type": [*([1] * len(TOKENS)), type_],
+        "tokenizer.ggml.model": "llama",
+    }
+    check, *_ = check_vocabulary(reference, metadata)
+    assert check.passed == passed
+    assert passed or "'<0xF0>', is no byte in the GGUF" in str(check.difference)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("roles", "type_", "carried", "passed"),
     [
-        ({}, None),
-        ({"tokenizer.ggml.tokens": [*TOKENS[:-1], "<unused0>"]}, None),
-        ({"tokenizer.ggml.token_type": [3, 3, 4, 1, 5, 6, 1]}, None),
-        ({"tokenizer.ggml.token_type": []}, None),
-        ({"tokenizer.ggml.tokens": [*TOKENS[:3], "b", "a", "Yes"]}, "token 3 is 'a' in the"),
-        ({"tokenizer.ggml.tokens": TOKENS[:5]}, "token 5 is 'Yes' in the checkpoint, missing"),
-        (
-            {"tokenizer.ggml.token_type": [2, 3, 3, 1, 3, 1, 5]},
-            "token 4 ('b') is special in the GGUF, ordinary in the checkpoint",
-        ),
-        (
-            {"tokenizer.ggml.token_type": [2, 1, 3, 1, 1, 1, 5]},
-            "token 1 ('<|im_start|>') is ordinary in the GGUF, special in the checkpoint",
-        ),
-        (
-            {"tokenizer.ggml.merges": ["a b", "N o", "Y es"]},
-            "merge 1 is 'Y es' in the checkpoint, 'N o' in the GGUF (of 3 in the checkpoint, 3 in",
-        ),
-        (
-            {"tokenizer.ggml.merges": ["a b"]},
-            "merges are lost or added at the end: of 3 in the checkpoint, 1 in the GGUF",
-        ),
+        ({}, 3, None, False),
+        ({"eot": 1}, 3, None, True),
+        ({"eom": 1}, 3, None, True),
+        ({}, 1, None, True),
+        ({"eos": 0, "eot": 2, "eom": 3}, 3, None, True),
+        ({}, 3, (2, 1), False),
+        ({}, 3, (2,), True),
+    ],
+    ids=[
+        *("lost", "eot", "eom", "printed, so that a stop sees it", "no room for a fourth"),
+        *("the file's own values name it", "only values of today do"),
     ],
 )
-def test_all_of_a_vocabulary_is_compared(change: dict[str, object], message: str | None) -> None:
-    """What no probe has, too; but what nobody uses may be called as anybody likes."""
-    check = check_whole_vocabulary(WHOLE, WHOLE | change)
-    assert check.layer == "tokenizer"
-    assert check.passed == (message is None)
-    assert message is None or message in str(check.difference)
-
-
-@pytest.mark.parametrize("text", [RUN, RUN.replace("\u2581", " ")])
-def test_spaces_of_sentencepiece_may_be_written_in_two_ways(text: str) -> None:
-    """In added tokens, as converters of either kind do."""
-    wanted = {"tokenizer.ggml.tokens": [RUN], "tokenizer.ggml.token_type": [1]}
-    metadata = {
-        "tokenizer.ggml.tokens": [text],
-        "tokenizer.ggml.token_type": [4],
-        "tokenizer.ggml.model": "llama",
+def test_one_of_several_ends_may_not_be_lost(
+    roles: dict[str, int], type_: int, carried: tuple[int, ...] | None, *, passed: bool
+) -> None:
+    """Ollama prints nothing of a special token: a stop alone does not end an answer there."""
+    texts = {0: "<unk>", 1: "<|im_start|>", 2: "<|im_end|>", 3: "a"}
+    ends = tuple(Special(id=id_, text=texts[id_]) for id_ in dict.fromkeys((2, 1, *roles.values())))
+    reference = small_reference().model_copy(update={"end_tokens": ends})
+    metadata: dict[str, object] = {
+        **GOOD,
+        "tokenizer.ggml.token_type": [type_] * len(TOKENS),
+        **{f"tokenizer.ggml.{role}_token_id": id_ for role, id_ in roles.items()},
     }
-    assert check_whole_vocabulary(wanted, metadata).passed
+    if carried is not None:
+        own = reference.model_copy(
+            update={"end_tokens": tuple(one for one in ends if one.id in carried)}
+        )
+        metadata[REFERENCE_KEY] = own.to_json()
+    *_, check = check_vocabulary(reference, metadata)
+    assert check.passed == passed, check.difference
+    assert passed or "does not name token 1 (<|im_start|>) as an end" in str(check.difference)
 
 
 def shown(modelfile: Modelfile) -> FakeDaemon:
