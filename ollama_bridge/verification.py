@@ -17,6 +17,7 @@ from ollama_bridge.client.model_names import find_model
 from ollama_bridge.daemon.store import Blob, find_manifest, locate_blob
 from ollama_bridge.errors import (
     ArtifactError,
+    ContextOverflowError,
     ConversionError,
     DaemonError,
     OllamaBridgeError,
@@ -34,17 +35,22 @@ from ollama_bridge.registry.attachments import read_attachments
 from ollama_bridge.registry.manifest import parse_manifest
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.tag_parameters import choose_parameters
+from ollama_bridge.verify.bounds import recorded_noise
 from ollama_bridge.verify.certificate import (
     LOG_PROBABILITIES,
+    METADATA,
     NOT_COMPARED,
     PARAMETERS,
     SET_OTHERWISE,
+    TENSORS,
     TOKEN_COUNT,
     Certificate,
     Check,
 )
+from ollama_bridge.verify.context import longest_probe
 from ollama_bridge.verify.parity import check_parity
 from ollama_bridge.verify.settings import describe_sampling, read_parameters
+from ollama_bridge.verify.types import check_types
 from ollama_bridge.verify.whole_vocabulary import check_whole_vocabulary
 
 _STAGE = "verify"
@@ -101,9 +107,15 @@ def verify_tag(
                 blob_digest=blob.digest,
                 reporter=reporter,
             )
+        except ContextOverflowError as exc:
+            raise _too_short(exc, tag, reference, modelfile) from exc
         except (RequestRejectedError, RunnerCrashedError) as exc:
             raise _explained(exc, tag, blob, against) from exc
         certificate = _with_sampling(certificate, modelfile, reference)
+        if recorded_noise(details.model_info) is None:  # else no preset names its types
+            types = check_types(certificate.type, details.raw)
+            if types is not None:
+                certificate = _with_checks(certificate, (types,), before=LOG_PROBABILITIES)
         if against is not None:
             certificate = _with_file(certificate, blob, against, details.model_info)
         attached = _check_attachments(client, tag)
@@ -122,6 +134,20 @@ def verify_tag(
 def _digest_of(client: Client, tag: str) -> str:
     listed = find_model(client.list(), tag)
     return listed.digest if listed else ""
+
+
+def _too_short(
+    exc: ContextOverflowError, tag: str, reference: ReferenceValues, modelfile: Modelfile
+) -> OllamaBridgeError:
+    """Of a probe that does not fit, say why: nobody can make it shorter."""
+    num_ctx, needed = modelfile.parameters.get("num_ctx"), longest_probe(reference)
+    if not isinstance(num_ctx, int) or num_ctx > needed:
+        return exc
+    return ParityError(
+        f"{tag} sets num_ctx {num_ctx}, and what proves its checkpoint takes {needed + 1} tokens",
+        layer="sampling",
+        hint=f"make it again with more room: PARAMETER num_ctx {reference.context_length}",
+    )
 
 
 def _explained(
@@ -216,8 +242,8 @@ def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Cer
     report = compare_tensors(gguf, checkpoint)
     noted = {"note": "; ".join(report.notes)} if report.notes else {}
     found = (
-        _file_check("metadata", report.metadata, {"wrong_keys": len(report.metadata)}),
-        _file_check("tensors", report.wrong, {"wrong_tensors": len(report.wrong), **noted}),
+        _file_check(METADATA, report.metadata, {"wrong_keys": len(report.metadata)}),
+        _file_check(TENSORS, report.wrong, {"wrong_tensors": len(report.wrong), **noted}),
     )
     return _with_checks(certificate, found, before=LOG_PROBABILITIES)
 
@@ -282,7 +308,15 @@ def _carried_values(tag: str, details: ModelDetails) -> ReferenceValues:
             hint=f"name the checkpoint that it was made from: ollama-bridge verify {tag} "
             "--against FOLDER",
         )
-    return ReferenceValues.parse(text, where=f"{tag}, {REFERENCE_KEY}")
+    try:
+        return ReferenceValues.parse(text, where=f"{tag}, {REFERENCE_KEY}")
+    except ArtifactError as exc:
+        raise ArtifactError(
+            f"the values that would prove {tag} are damaged, or of a newer version of "
+            f"ollama-bridge: {exc.message}",
+            hint="update ollama-bridge, or name the checkpoint that it was made from: "
+            f"ollama-bridge verify {tag} --against FOLDER",
+        ) from exc
 
 
 def type_of(tag: str, details: ModelDetails) -> str:

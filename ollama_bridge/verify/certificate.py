@@ -19,6 +19,8 @@ Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling
 # The checks that compare them.
 LOG_PROBABILITIES, PARAMETERS, MESSAGES = "log-probabilities", "parameters", "MESSAGE"
 THINKING_TAGS, TOKEN_COUNT = "thinking tags", "token counts"
+CONTEXT_LENGTH, TENSOR_TYPES = "context length", "types of tensors"
+METADATA, TENSORS = "metadata", "tensors"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 # Keys of the numbers of a check: parameters that the tag does not set, those that it sets otherwise
@@ -32,9 +34,16 @@ _HINTS: dict[str, str] = {
     "with these MESSAGEs",
     THINKING_TAGS: "make the tag again from its checkpoint: ollama-bridge package CHECKPOINT TAG "
     "writes these tokens as user-defined, which Ollama prints",
+    CONTEXT_LENGTH: "convert the checkpoint again; the number is max_position_embeddings of its "
+    "config.json",
+    TENSOR_TYPES: "convert the checkpoint again to the type that you want: ollama-bridge package "
+    "CHECKPOINT TAG --type TYPE",
     "template": "leave it to the checkpoint's chat template (--set modelfile.template=auto in a "
     "build, --template auto in package), or check TEMPLATE and SYSTEM of the one that you chose",
     "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",
+    **dict.fromkeys(
+        (METADATA, TENSORS), "convert the checkpoint again: ollama-bridge package CHECKPOINT TAG"
+    ),
     "tensor": "convert the checkpoint again; a difference this large usually is a wrong "
     "permutation of the rows of q_proj and k_proj, a lost norm or bias, or wrong RoPE metadata",
     "rounding": "use a finer type: --type f16; if that is refused too, the weights are as good as "

@@ -19,6 +19,7 @@ from ollama_bridge.reference import SERVED_TOP, Answer, ReferenceValues, TokenSc
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
 from ollama_bridge.verify.bounds import Bounds, bounds_of, recorded_noise
 from ollama_bridge.verify.certificate import LOG_PROBABILITIES, TOKEN_COUNT, Certificate, Check
+from ollama_bridge.verify.context import check_context
 from ollama_bridge.verify.measured import Measured, Place
 from ollama_bridge.verify.prompts import check_prompts
 from ollama_bridge.verify.scores import ServedScore, special_texts
@@ -74,9 +75,11 @@ def check_parity(
     Raises:
         DaemonError: the daemon could not answer, or is of a version that leaves out of the model
             what no probe is long enough to show.
+        ParityError: the file's context has no room for the probes.
     """
     version = client.version()
     _refuse_unread_windows(version, tag, metadata)
+    context = check_context(tag, reference, metadata)
     bounds = bounds_of(type, reference, recorded=recorded_noise(metadata))
     run = _Run(client, tag, reference, bounds, reporter or NullReporter())
     details = client.show(tag)
@@ -94,6 +97,7 @@ def check_parity(
         *check_vocabulary(reference, metadata),
         check_thinking_tags(version, reference, modelfile, metadata),
         _check_counts([*prompts, *answers]),
+        context,
         run.check_scores(prompts, answers),
         *check_settings(details, modelfile, reference, metadata),
         run.check_ends(),

@@ -198,6 +198,35 @@ def lose_a_merge(path: Path) -> None:
     rewrite(path, path.with_suffix(".lost"), metadata=lose).replace(path)
 
 
+def say_f16(path: Path) -> None:
+    """The file says that it is of a finer type than its tensors are."""
+    _overwrite(path, b"general.file_type", struct.pack("<I", 1))
+
+
+def halve_the_context(path: Path) -> None:
+    """To what every probe fits into."""
+    key = b"llama.context_length"
+    length = read_gguf(path).metadata[key.decode()]
+    _overwrite(path, key, struct.pack("<I", length // 2))
+
+
+def lose_the_scores(path: Path) -> None:
+    """SentencePiece's are all alike, as a runtime takes them where there are none."""
+    _change(path, lambda keys: keys.update({"tokenizer.ggml.scores": None}))
+
+
+def forget_bytes(path: Path) -> None:
+    """What stands for a byte is a text."""
+    types = "tokenizer.ggml.token_type"
+    _change(
+        path, lambda keys: keys.update({types: [1 if one == 6 else one for one in keys[types]]})
+    )
+
+
+def _change(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    rewrite(path, path.with_suffix(".changed"), metadata=change).replace(path)
+
+
 def without_stop(modelfile: Modelfile) -> Modelfile:
     """The same without PARAMETER stop."""
     parameters = {name: value for name, value in modelfile.parameters.items() if name != "stop"}

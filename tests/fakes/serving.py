@@ -132,6 +132,7 @@ class FakeDaemon:
         loaded: Tags in memory.
         created_at: When each tag was made.
         model_info: What it reads in the file.
+        tensors: What it shows of the file's tensors.
         ollama: Its version.
         fail_at: Name of the method that raises ``failure``.
         host: Another machine's, so that files are sent.
@@ -153,6 +154,7 @@ class FakeDaemon:
     loaded: list[str] = field(default_factory=list)
     created_at: str = "2026-01-01T00:00:00Z"
     model_info: dict[str, Any] = field(default_factory=dict)
+    tensors: list[dict[str, Any]] = field(default_factory=list)
     ollama: str = "0.34.4"
     fail_at: str | None = None
     failure: BaseException | None = None
@@ -250,7 +252,10 @@ class FakeDaemon:
             parameters="\n".join(lines),
             model_info=self.model_info,
             capabilities=("completion",),
-            raw={"messages": request["messages"]} if "messages" in request else {},
+            raw={
+                "tensors": self.tensors,
+                **({"messages": request["messages"]} if "messages" in request else {}),
+            },
         )
 
     def render(

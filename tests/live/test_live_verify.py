@@ -17,11 +17,15 @@ from fakes.command_line import example
 from fakes.exports import (
     Exports,
     damaged,
+    forget_bytes,
     halve_a_window_of_2048,
+    halve_the_context,
     lose_a_merge,
     lose_a_norm,
+    lose_the_scores,
     modelfile_of,
     repeat_the_embedding,
+    say_f16,
     set_add_bos,
     set_eos,
     set_pre_tokenizer,
@@ -34,6 +38,7 @@ from fakes.exports import (
     without_stop,
 )
 from fakes.private_daemon import PrivateDaemon
+from fakes.sentencepiece import build_sentencepiece, publish
 from llama_converters import LlamaCpp
 
 from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
@@ -144,6 +149,7 @@ def test_a_lost_norm_shows_in_q8_0(
         (set_add_bos, "tokenizer"),
         (set_pre_tokenizer, "tokenizer"),
         (swap_tokens, "tokenizer"),
+        (halve_the_context, "tensor"),
     ],
 )
 def test_a_damaged_file_is_named(
@@ -159,6 +165,53 @@ def test_a_damaged_file_is_named(
     failure = verify_tag(created(bad, modelfile_of(bad, "Be brief.")), client=client).first_failure
     assert failure is not None
     assert failure.layer == layer
+
+
+def test_a_coarser_file_than_it_says_is_named(
+    tiny: Exports,
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    tmp_path: Path,
+) -> None:
+    """By what it holds, and not by a tensor that might be wrong."""
+    bad = damaged(tiny.gguf("q8_0"), tmp_path / "bad", say_f16)
+    certificate = verify_tag(created(bad, modelfile_of(bad, "Be brief.")), client=client)
+    failure = certificate.first_failure
+    assert failure is not None
+    assert failure.name == "types of tensors"
+    assert failure.difference == (
+        "the file says that it is F16, but 100 % of its matrices' numbers are Q8_0"
+    )
+
+
+def test_a_sentencepiece_vocabulary_is_named(
+    client: Client, created: Callable[[GGUFFile, Modelfile], str], tmp_path: Path
+) -> None:
+    """Bytes that are none in the tag alone; by what texts are split, with the checkpoint."""
+    source = build_checkpoint("llama", tmp_path / "source")
+    (source / "tokenizer_config.json").unlink()
+    build_sentencepiece(source)
+    publish(source)
+    checkpoint = with_reference_values(
+        resolve_model(str(source), cache_dir=tmp_path / "cache"),
+        system="Be brief.",
+        noise_types=("f16",),
+        out_dir=tmp_path / "checkpoint",
+    )
+    good = convert(checkpoint, type="f16", out_dir=tmp_path / "good")
+    modelfile = modelfile_of(good, "Be brief.")
+    found = verify_tag(created(good, modelfile), client=client, against=checkpoint)
+    assert found.passed, found.first_failure
+    for damage, against, said in (
+        (forget_bytes, None, "is no byte in the GGUF: it is printed like that"),
+        (lose_the_scores, checkpoint, "tokenizer.ggml.scores has 0 of 384 scores"),
+    ):
+        bad = damaged(good, tmp_path / damage.__name__, damage)
+        tag = created(bad, modelfile)
+        failure = verify_tag(tag, client=client, against=against).first_failure
+        assert failure is not None
+        assert failure.layer == "tokenizer"
+        assert said in (failure.difference or "")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +15,16 @@ from fakes.serving import CHATML_GO, SYSTEM, FakeDaemon, small_reference
 
 from ollama_bridge.artifacts import Checkpoint, Manifest, Work
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
-from ollama_bridge.errors import ConfigError, DaemonError, ParityError, RequestRejectedError
+from ollama_bridge.errors import (
+    ArtifactError,
+    ConfigError,
+    ContextOverflowError,
+    DaemonError,
+    ParityError,
+    RequestRejectedError,
+)
 from ollama_bridge.inspection import verify
-from ollama_bridge.reference import REFERENCE_KEY
+from ollama_bridge.reference import NOISE_DIFFERENCE_KEY, NOISE_MEAN_KL_KEY, REFERENCE_KEY
 from ollama_bridge.reporting import Event, NullReporter, Progress
 from ollama_bridge.retrieval import pull_through_daemon
 from ollama_bridge.verification import type_of, verify_tag
@@ -159,6 +166,47 @@ def test_what_a_tag_sets_otherwise_is_said() -> None:
     )
     assert certificate.verdict.endswith(f"; it sets {said}")
     assert f'"set_otherwise": "{said}"' in certificate.to_json()
+
+
+def test_a_num_ctx_without_room_for_the_probes_is_named() -> None:
+    """The daemon's own words ask for a shorter prompt, and nobody wrote one."""
+    daemon = daemon_with({"num_ctx": 2})
+    daemon.fail_at = "next_token"
+    daemon.failure = ContextOverflowError("the prompt does not fit the context", status_code=400)
+    with pytest.raises(ParityError, match="m:latest sets num_ctx 2, and what proves") as caught:
+        verify_tag("m:latest", client=cast(Client, daemon))
+    assert caught.value.layer == "sampling"
+    assert "PARAMETER num_ctx" in (caught.value.hint or "")
+    daemon = daemon_with({"num_ctx": 4096})
+    daemon.fail_at = "next_token"
+    daemon.failure = ContextOverflowError("the prompt does not fit the context", status_code=400)
+    with pytest.raises(ContextOverflowError):
+        verify_tag("m:latest", client=cast(Client, daemon))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text[:100], lambda text: text.replace(":1,", ":2,", 1), lambda text: ""]
+)
+def test_values_that_cannot_be_read_ask_for_the_checkpoint(change: Callable[[str], str]) -> None:
+    """Damaged or of tomorrow: no folder of ours is at fault, which could be removed."""
+    daemon = daemon_with({})
+    text = str(daemon.model_info[REFERENCE_KEY])
+    daemon.model_info = {**daemon.model_info, REFERENCE_KEY: change(text)}
+    with pytest.raises(ArtifactError, match="would prove m:latest are damaged, or of") as caught:
+        verify_tag("m:latest", client=cast(Client, daemon))
+    assert "verify m:latest --against FOLDER" in (caught.value.hint or "")
+
+
+def test_a_coarser_file_than_it_says_is_named() -> None:
+    """Where the daemon names the tensors, and the file names no noise of its own mix."""
+    daemon = daemon_with({})
+    daemon.tensors = [{"name": "token_embd.weight", "type": "Q4_0", "shape": [64, 8]}]
+    failure = verify_tag("m:latest", client=cast(Client, daemon)).first_failure
+    assert failure is not None
+    assert (failure.name, failure.layer) == ("types of tensors", "tensor")
+    own_mix = {NOISE_DIFFERENCE_KEY: 0.1, NOISE_MEAN_KL_KEY: 0.01}
+    daemon.model_info = {**daemon.model_info, **own_mix}
+    assert verify_tag("m:latest", client=cast(Client, daemon)).passed
 
 
 def test_a_tag_that_is_replaced_meanwhile_is_not_certified() -> None:

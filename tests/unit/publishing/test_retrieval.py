@@ -345,7 +345,8 @@ def test_values_that_cannot_be_read_take_no_second_download(
     """A newer version wrote them: the hint says how to have the model."""
     unprovable.shown = {**UNPROVABLE, "model_info": {REFERENCE_KEY: '{"schema_version": 99}'}}
     with pytest.raises(
-        ArtifactError, match=r"^mine:latest, .*the previous model keeps the tag"
+        ArtifactError,
+        match=r"^the values that would prove mine:latest .*the previous model keeps the tag",
     ) as caught:
         fetch(str(REFERENCE), tag="mine", verify=True, host=unprovable.host)
     assert "--no-verify" in (caught.value.hint or "")
