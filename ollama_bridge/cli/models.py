@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from shlex import quote
 from typing import Annotated
@@ -189,13 +190,35 @@ def verify(
         {
             "CHECK": check.name,
             "RESULT": "ok" if check.passed else f"FAILED ({check.layer})",
-            "NUMBERS": ", ".join(f"{name} {value}" for name, value in check.numbers.items()),
+            "NUMBERS": _in_words(check.numbers),
         }
         for check in certificate.checks
     ]
     output.table(rows)
     output.data(f"{tag}: {certificate.verdict}")
+    first = certificate.first_failure
+    for check in certificate.checks:
+        if not check.passed and check is not first:
+            output.data(f"also {check.layer}: {check.name}: {check.difference}")
+    if against is None and not quiet and (first is None or first.layer in ("tokenizer", "tensor")):
+        output.say(
+            "not compared without the checkpoint: tokens that no probe has, numbers that only long "
+            f"texts show, each tensor by itself: ollama-bridge verify {tag} --against CHECKPOINT"
+        )
     certificate.raise_if_failed()
+
+
+def _in_words(numbers: Mapping[str, float | int | str]) -> str:
+    """What was counted and measured, each with the bound that it was held against."""
+    said = []
+    for name, value in numbers.items():
+        if name.endswith("_bound"):
+            continue
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        bound = numbers.get(f"{name.removesuffix('_nats')}_bound")
+        shown += f" (bound {bound:.3g})" if isinstance(bound, float) else ""
+        said.append(f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(said)
 
 
 def ls(

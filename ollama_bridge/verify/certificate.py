@@ -24,8 +24,10 @@ METADATA, TENSORS = "metadata", "tensors"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 # Keys of the numbers of a check: parameters that the tag does not set, those that it sets otherwise
-# than its checkpoint, capabilities that its TEMPLATE does without; why its file was not compared.
-LEFT_TO_DAEMON, SET_OTHERWISE, GIVEN_UP = "left_to_daemon", "set_otherwise", "given_up"
+# than its checkpoint, capabilities that its TEMPLATE does without, and those that nothing proves;
+# why its file was not compared.
+LEFT_TO_DAEMON, SET_OTHERWISE = "left_to_daemon", "set_otherwise"
+GIVEN_UP, OFFERED = "given_up", "offered_unproven"
 NOT_COMPARED = "file_not_compared"
 
 # By the check, where it has one of its own, or by its layer.
@@ -71,7 +73,8 @@ class Check(BaseModel):
         numbers: Counts, measured values and the bounds they were held against; ``proof`` says how
             prompts were compared (``verify.prompts``), ``left_to_daemon`` which parameters the
             tag does not set, ``set_otherwise`` which a tag sets otherwise than its checkpoint,
-            ``given_up`` what the TEMPLATE of a tag of ours does without (``verify.settings``),
+            ``given_up`` what the TEMPLATE of a tag of ours does without, ``offered_unproven`` what
+            a TEMPLATE offers that the checkpoint has not (``verify.settings``),
             ``file_not_compared`` why the file was not held against a checkpoint that was given.
         difference: The first difference, in words.
     """
@@ -137,6 +140,7 @@ class Certificate(BaseModel):
         numbers = {key: value for check in self.checks for key, value in check.numbers.items()}
         counted = " (by token counts)" if numbers.get("proof") == TOKEN_COUNTS else ""
         left, given_up = numbers.get(LEFT_TO_DAEMON), numbers.get(GIVEN_UP)
+        offered = numbers.get(OFFERED)
         set_otherwise, unread = numbers.get(SET_OTHERWISE), numbers.get(NOT_COMPARED)
         return (
             f"proven equal to its checkpoint on Ollama {self.daemon_version}: "
@@ -145,6 +149,7 @@ class Certificate(BaseModel):
             f"(max difference {numbers.get('max_difference', 0):.3f}, "
             f"mean KL {numbers.get('mean_kl_nats', 0):.5f} nats)"
             + (f"; its TEMPLATE gives up {given_up}" if given_up else "")
+            + (f"; it offers {offered}, which its checkpoint has not" if offered else "")
             + (f"; it leaves to Ollama's defaults: {left}" if left else "")
             + (f"; it sets {set_otherwise}" if set_otherwise else "")
             + (f"; its tensors and metadata were not compared: {unread}" if unread else "")

@@ -16,6 +16,7 @@ from ollama_bridge.verify.certificate import (
     GIVEN_UP,
     LEFT_TO_DAEMON,
     MESSAGES,
+    OFFERED,
     PARAMETERS,
     Check,
 )
@@ -185,7 +186,7 @@ def _check_capabilities(
 
     What the checkpoint can do has to be there, whoever wrote the TEMPLATE: without it no probe of
     it could be asked. A recipe may name a TEMPLATE that gives it up; then the verdict says so.
-    What a TEMPLATE of others offers beyond the checkpoint is their business.
+    What a TEMPLATE of others offers beyond the checkpoint is their business, and said too.
     """
     expected = reference.template
     difference = None
@@ -204,6 +205,8 @@ def _check_capabilities(
             )
         elif lost:
             numbers[GIVEN_UP] = " and ".join(lost)
+        if difference is None and more:
+            numbers[OFFERED] = " and ".join(sorted(more))
     return Check(
         name="capabilities",
         layer="template",

@@ -413,7 +413,11 @@ def test_the_command_tells_by_its_exit_code(
     good = verify_command(tag, daemon)
     assert good.returncode == 0, good.stderr
     assert re.search(r"^rendered prompts\tok\t.*proof rendered text", good.stdout, re.MULTILINE)
+    assert re.search(
+        r"^log-prob.*, mean kl nats [^,]+ \(bound 0\.001\),", good.stdout, re.MULTILINE
+    )
     assert f"{tag}: proven equal" in good.stdout
+    assert f"ollama-bridge verify {tag} --against CHECKPOINT" in good.stderr
     assert json.loads(verify_command(tag, daemon, "--json").stdout)["passed"] is True
 
     created(gguf, without_stop(modelfile))
