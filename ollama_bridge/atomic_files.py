@@ -86,12 +86,17 @@ def replacement_of(path: Path, *, private: bool = False) -> Iterator[TextIO]:
     What UTF-8 cannot say becomes a ``?``.
 
     Args:
-        path: Of the file; where it is a link, what that leads to is replaced.
+        path: Of the file; where it is a link, what that leads to is replaced. What is no file, as
+            a pipe or ``/dev/null``, is written to instead: another program has it, or all have.
         private: A new file is for its owner alone; an old one keeps its permissions anyway.
 
     Raises:
         OSError: it cannot be written.
     """
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8", errors="replace") as stream:
+            yield stream
+        return
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     first_mode = 0o600 if private or mode is not None else 0o666

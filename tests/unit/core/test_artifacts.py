@@ -219,6 +219,20 @@ def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:
     assert [one.messages[-1].content for one in read_examples(tmp_path / "b.jsonl")] == ["so ?"]
 
 
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    """A pipe or a device stays what it is: root could replace ``/dev/null`` for everybody."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        write_text_atomic(path, "whole")
+        assert os.read(reader, 100) == b"whole"
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
 def test_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     """Writing a text leaves exactly that file."""
     write_text_atomic(tmp_path / "a.json", "1")
