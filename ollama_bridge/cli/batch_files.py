@@ -25,7 +25,7 @@ def read_questions(
     Raises:
         DataError: it cannot be read, holds no question, or lines that are none.
     """
-    from ollama_bridge.client.questions import to_call
+    from ollama_bridge.client.questions import to_asking_call
     from ollama_bridge.client.requests import encode_body
 
     try:
@@ -48,7 +48,7 @@ def read_questions(
             request = given | row
             if options_ or "options" in row:
                 request["options"] = options_ | (row.get("options") or {})
-            encode_body(to_call(request).json or {})
+            encode_body(to_asking_call(request).json or {})
             requests.append(request)
         except ConfigError as error:
             problems.append(f"line {number}: {error.message}")

@@ -27,7 +27,7 @@ from ollama_bridge.client.job_runner import (
 from ollama_bridge.client.jobs import Answered, Away, BatchEvent, BatchLimits, GivenUp, Job
 from ollama_bridge.client.model_check import check_models, content_of
 from ollama_bridge.client.model_names import require_model
-from ollama_bridge.client.questions import Question, to_call
+from ollama_bridge.client.questions import Question, to_asking_call
 from ollama_bridge.client.records import reply_from_record
 from ollama_bridge.client.requests import encode_body
 from ollama_bridge.digests import canonical_json, digest_text
@@ -134,7 +134,7 @@ class _Plan:
         self._calls = []
         for number, request in enumerate(requests, start=1):
             try:
-                self._calls.append(to_call(request))
+                self._calls.append(to_asking_call(request))
                 encode_body(self._calls[-1].json or {})
             except ConfigError as error:
                 raise ConfigError(f"request {number}: {error.message}", hint=error.hint) from error

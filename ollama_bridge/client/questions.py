@@ -99,6 +99,21 @@ def to_call(question: Question) -> Call:
     return question.to_call()
 
 
+def to_asking_call(question: Question) -> Call:
+    """:func:`to_call`, where an answer is wanted.
+
+    Raises:
+        ConfigError: also for no prompt or no messages: Ollama loads the model then, and what it
+            sends looks like an answer of no words.
+    """
+    call = to_call(question)
+    body = call.json or {}
+    for name in ("prompt", "messages"):
+        if name in body and not body[name]:
+            raise ConfigError(f"{name!r} is empty, so nothing is asked", hint=_A_REQUEST)
+    return call
+
+
 def _read(data: Mapping[str, Any]) -> GenerateRequest | ChatRequest:
     kind = ChatRequest if "messages" in data else GenerateRequest
     known = frozenset(field.name for field in fields(kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import os
 import random
 import subprocess
 import sys
@@ -332,6 +333,7 @@ def test_a_batch_begun_at_one_daemon_goes_on_with_others(
         ),
         ([*prompts("a"), {"model": "m", "prompt": "b", "opts": 1}], {}, ConfigError, "request 2"),
         (prompts("a"), {"concurrency": 0}, ConfigError, "concurrency is 0"),
+        (prompts("a", ""), {}, ConfigError, "request 2: 'prompt' is empty"),
         (prompts("a"), {"attempts": 0}, ConfigError, "attempts is 0"),
         ([{"model": "none", "prompt": "a"}], {}, ModelNotFoundError, "no model 'none'"),
     ],
@@ -628,6 +630,7 @@ def test_answers_that_were_cut_are_counted(daemon: FakeDaemon, tmp_path: Path) -
         ('{"prompt": "a"}\n[]\nx\n', ["--model", "m"], "line 3: Expecting value"),
         ('{"prompt": "a", "n": 1}', ["--model", "m"], "line 1: unknown field 'n'"),
         (f'{{"prompt": {"[" * 100_000}', ["--model", "m"], "line 1: maximum recursion depth"),
+        ('{"prompt": "a"}\n{"messages": []}', ["--model", "m"], "line 2: 'messages' is empty"),
         ("", ["--model", "m"], "has no questions"),
         ('{"prompt": "a"}', ["--model", "m", "--concurrency", "many"], "write auto or a number"),
     ],
@@ -730,6 +733,20 @@ def test_one_daemon_that_is_away_does_not_stop_the_others(
     assert texts([one for one in found if isinstance(one, Answered)]) == {0: "to a", 1: "to b"}
     with pytest.raises(DaemonUnreachableError):
         list(ask_all(prompts("c"), tmp_path / "log", hosts=[away]))
+
+
+def test_answers_that_a_log_cannot_lie_beside_are_refused(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A pipe or a device, such as ``/dev/stdout``: before anything is asked."""
+    source, pipe = tmp_path / "q.jsonl", tmp_path / "pipe"
+    source.write_text('{"prompt": "a"}')
+    os.mkfifo(pipe)
+    args = ["batch", str(source), str(pipe), "--model", "m", "--host", daemon.host]
+    with pytest.raises(ConfigError, match="pipe is no file"):
+        CliRunner().invoke(cli.app, args, catch_exceptions=False)
+    assert daemon.questions == []
+    assert sorted(tmp_path.iterdir()) == [pipe, source]
 
 
 def test_questions_are_not_replaced_by_answers(tmp_path: Path) -> None:
