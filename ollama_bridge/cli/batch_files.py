@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ollama_bridge.atomic_files import open_atomic, raise_if_disk_full
-from ollama_bridge.errors import ConfigError, DataError
+from ollama_bridge.atomic_files import open_atomic
+from ollama_bridge.errors import ConfigError, DataError, DiskFullError
 
 if TYPE_CHECKING:
     from ollama_bridge.client.jobs import Answered
@@ -87,7 +88,8 @@ class AnswerLines:
         try:
             self._file.write(data)
         except OSError as exc:
-            raise_if_disk_full(exc, self._folder)
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _disk_full(self._folder) from exc
             raise ConfigError(f"{self._folder} cannot be written to: {exc.strerror}") from exc
 
     def __iter__(self) -> Iterator[str]:
@@ -129,5 +131,13 @@ def write_answers(path: Path, lines: AnswerLines) -> None:
     try:
         with open_atomic(path) as stream:
             stream.writelines(lines)
+    except DiskFullError as exc:
+        raise _disk_full(path) from exc
     except OSError as exc:
         raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
+
+
+def _disk_full(path: Path) -> DiskFullError:
+    from ollama_bridge.client.batch_log import MOVE_THE_LOG
+
+    return DiskFullError(path, elsewhere=MOVE_THE_LOG)

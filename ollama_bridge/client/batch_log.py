@@ -22,6 +22,7 @@ from ollama_bridge.closing import Closing
 from ollama_bridge.errors import ArtifactError, ContextOverflowError, DiskFullError
 from ollama_bridge.journal import JSONRecord, Place, SyncedLines
 
+MOVE_THE_LOG = "move the log to another disk, and name the answers beside it"
 _BEGINS = b'{"key": "'
 _IS_TOO_LONG = f"{ContextOverflowError.__name__}: "
 
@@ -91,6 +92,8 @@ class BatchLog(Closing):
         record |= {"value": outcome.value} if outcome.error is None else {"error": outcome.error}
         try:
             self._places[outcome.key] = self._lines.append(record)
+        except DiskFullError as exc:
+            raise DiskFullError(self._path, elsewhere=MOVE_THE_LOG) from exc
         except OSError as exc:
             raise _unwritable(self._path, exc) from exc
 
@@ -106,8 +109,8 @@ class BatchLog(Closing):
     def _open(self, path: Path) -> SyncedLines:
         try:
             return SyncedLines(path, self._index, begins=_BEGINS)
-        except DiskFullError:
-            raise
+        except DiskFullError as exc:
+            raise DiskFullError(path, elsewhere=MOVE_THE_LOG) from exc
         except ArtifactError as exc:  # it lies in a folder of the user's
             hint = f"mv {quote(str(path))} {quote(f'{path}.damaged')}   and run it again"
             raise ArtifactError(exc.message, hint=hint) from exc
@@ -136,8 +139,11 @@ def is_too_long(error: str) -> bool:
 
 
 def _unwritable(path: Path, exc: OSError) -> ArtifactError:
+    folder = quote(str(path.parent))
+    is_missing = isinstance(exc, FileNotFoundError)
     return ArtifactError(
-        f"{path} cannot be written: {exc.strerror}", hint=f"mkdir -p {quote(str(path.parent))}"
+        f"{path} cannot be written: {exc.strerror}",
+        hint=f"mkdir -p {folder}" if is_missing else f"name a place that can be: not {folder}",
     )
 
 

@@ -10,6 +10,7 @@ what holds for them is the limit of their silence.
 from __future__ import annotations
 
 import math
+import re
 import time
 
 import httpx
@@ -126,7 +127,7 @@ class Clock:
             )
         return DaemonUnreachableError(
             f"no daemon answers at {self._address.url}: {_reason(exc)}",
-            hint="ollama-bridge daemon start   (or: ollama serve)",
+            hint=_what_starts_it(self._address, _reason(exc)),
             model=self.call.model,
         )
 
@@ -164,6 +165,16 @@ class Clock:
 
 def _is_no_connection(error: DaemonError) -> bool:
     return isinstance(error.__cause__, httpx.ConnectError)
+
+
+def _what_starts_it(address: Address, reason: str) -> str:
+    """What helps where nobody answers: a daemon can be started on this machine, without TLS."""
+    # For our own machine the environment's certificates do not count.
+    if not address.loopback and re.search(r"self.signed|local issuer", reason):
+        return "name the authority of its certificate: export SSL_CERT_FILE=/path/to/ca.pem"
+    if address.loopback and address.url.startswith("http://"):
+        return "ollama-bridge daemon start   (or: ollama serve)"
+    return "check the address, and that Ollama runs there: ollama-bridge doctor"
 
 
 def _reason(exc: Exception) -> str:

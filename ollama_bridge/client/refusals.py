@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from http import HTTPStatus
 from shlex import quote
 
 from ollama_bridge.errors import (
@@ -39,7 +40,7 @@ def error_text(data: object) -> str:
 
 def rejection(status_code: int, message: str, *, model: str | None) -> DaemonError:
     """The error for an answer with an error status."""
-    shown = _inner_message(message)[:500]
+    shown = _inner_message(message)[:500] or _phrase(status_code)
     if status_code == 500 and _TOO_MANY_REPEATS in shown:  # where no piece was given out yet
         return repetition(model)
     if status_code == 404 and "not found" in shown and model:
@@ -170,9 +171,18 @@ def _hint(status_code: int, message: str, model: str | None) -> str:
     return {
         401: "set OLLAMA_API_KEY",
         403: "the daemon refuses this client: check the daemon's OLLAMA_ORIGINS",
+        413: "shorten it: it is more than the daemon, or a proxy before it, takes",
         429: "ask again later, or send fewer requests at a time",
         503: "the daemon is busy; try again in a moment",
     }.get(status_code, "check the daemon: ollama-bridge doctor")
+
+
+def _phrase(status_code: int) -> str:
+    """What a status means, where the daemon says no word."""
+    try:
+        return HTTPStatus(status_code).phrase
+    except ValueError:
+        return "without a word"
 
 
 def _inner_message(message: str) -> str:

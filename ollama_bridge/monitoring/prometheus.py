@@ -198,7 +198,7 @@ class Exporter(Closing):
         except (OSError, OverflowError, UnicodeError) as exc:  # the last of no host's name
             raise ConfigError(
                 f"cannot listen on port {port} of {host}: {exc}",
-                hint="choose another: --prometheus 9435",
+                hint=f"choose another: --prometheus {9436 if port == 9435 else 9435}",
             ) from exc
         address, port = self._server.server_address[:2]
         shown = f"[{host}]" if ":" in host else host

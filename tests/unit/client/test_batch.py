@@ -699,8 +699,10 @@ def test_a_file_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -
     with pytest.raises(ArtifactError, match="is damaged") as caught:
         list(ask_all(prompts("a"), damaged, hosts=[daemon.host]))
     assert str(caught.value.hint).startswith(f"mv {damaged} ")
-    with pytest.raises(ArtifactError, match="cannot be written"):
-        list(ask_all(prompts("a"), tmp_path / "none" / "log", hosts=[daemon.host]))
+    for folder, advice in (("none", "mkdir -p"), ("notes.txt", "name a place that can be")):
+        with pytest.raises(ArtifactError, match="cannot be written") as caught:
+            list(ask_all(prompts("a"), tmp_path / folder / "log", hosts=[daemon.host]))
+        assert str(caught.value.hint).startswith(advice)
 
 
 def test_json_of_the_user_is_never_a_log(daemon: FakeDaemon, tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
 
 from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
+from ollama_bridge.client.address import read_address
+from ollama_bridge.client.clock import Clock
 from ollama_bridge.client.deadlines import bound
+from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.refusals import rejection
@@ -274,6 +277,24 @@ def test_nobody_listens(ask: Any) -> None:
     with pytest.raises(DaemonUnreachableError, match="no daemon answers at") as caught:
         ask(nobody_listens(), "generate", "m", "hi")
     assert "ollama-bridge daemon start" in str(caught.value.hint)
+
+
+def test_what_starts_no_daemon_is_not_advised(ask: Any) -> None:
+    """One is started without TLS, and on this machine; an unknown authority has a name to give."""
+    with pytest.raises(DaemonUnreachableError) as caught:
+        ask(f"https://{nobody_listens()}", "version")
+    assert "daemon start" not in str(caught.value.hint)
+    failed = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+    clock = Clock(Call("GET", "/api/version"), read_address("https://box"), Timeouts())
+    assert "export SSL_CERT_FILE=" in str(clock.translate(failed).hint)
+
+
+def test_a_refusal_without_a_word_says_what_its_status_means() -> None:
+    """As a server before the daemon, or its runner, refuses a text of many megabytes."""
+    refused = rejection(413, "", model="m")
+    assert refused.message.removeprefix("the daemon answered 413: ")
+    assert str(refused.hint).startswith("shorten it")
+    assert rejection(599, "", model=None).message == "the daemon answered 599: without a word"
 
 
 @pytest.mark.parametrize(

@@ -393,8 +393,9 @@ def test_a_disk_that_is_really_full(daemon: FakeDaemon, tmp_path: Path) -> None:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(120 * 1024))
         with BatchLog(disk / "log") as log:
-            with pytest.raises(DiskFullError):
+            with pytest.raises(DiskFullError) as caught:
                 run(list("abcdefgh"), log, daemon.host)
+            assert "move the log" in str(caught.value.hint)  # no --out leads elsewhere
             assert 0 < len(log) < 8
         ballast.unlink()
         with BatchLog(disk / "log") as log:

@@ -166,4 +166,12 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
     """As is one of another machine."""
     done = CliRunner().invoke(cli.app, ["monitor", "--prometheus", address])
     assert isinstance(done.exception, ConfigError)
-    assert "9435" in str(done.exception.hint)
+    assert "9435" in str(done.exception.hint) or ":9435" in address
+
+
+def test_a_port_that_is_taken_is_not_advised() -> None:
+    """Not even the one that the examples have."""
+    for taken, advised in ((9435, "9436"), (9436, "9435")):
+        with pytest.raises(ConfigError) as caught:
+            Exporter(taken, lambda: "", host="192.0.2.1")
+        assert str(caught.value.hint).endswith(f" {advised}")
