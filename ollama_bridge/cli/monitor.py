@@ -78,7 +78,7 @@ def monitor(
             if not page.is_loopback:
                 output.say(_OPEN)
         live = None
-        if sys.stdout.isatty() and not as_json:
+        if output.can_repaint(sys.stdout) and not as_json:
             live = stack.enter_context(Live(auto_refresh=False, console=Console()))
         for snapshot in _looks(observer, interval_s, count):
             newest[:] = [snapshot]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
@@ -42,6 +43,11 @@ def visible(text: str) -> str:
     could hide or forge what is printed, or write into the clipboard.
     """
     return text.replace("\r\n", "\n").translate(_CONTROLS)
+
+
+def can_repaint(stream: IO[str]) -> bool:
+    """Whether what was written can be painted anew: on a terminal that moves its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def write(stream: IO[str], text: str) -> None:

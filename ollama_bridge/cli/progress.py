@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from ollama_bridge import reporting
 from ollama_bridge.cli.launch import is_first_process
-from ollama_bridge.cli.output import say, visible
+from ollama_bridge.cli.output import can_repaint, say, visible
 from ollama_bridge.closing import Closing
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ConsoleReporter(Closing):
 
     def __enter__(self) -> Self:
         """Start the display."""
-        if sys.stderr.isatty() and not self._quiet:
+        if can_repaint(sys.stderr) and not self._quiet:
             self._bars = _bars()
             self._bars.start()
         return self

@@ -16,8 +16,10 @@ from fakes.terminal import TerminalText
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_bridge.cli import output
+from ollama_bridge import cli
+from ollama_bridge.cli import output, progress
 from ollama_bridge.errors import DaemonError
+from ollama_bridge.reporting import Progress
 
 # The clipboard, the title, hidden text, all at once by the C1 byte for the same, and a line forged.
 HOSTILE = "\x1b]52;c;eA==\x1b\\ \x1b]0;t\x07 \x1b[8mno\x9b2J\rverified"
@@ -53,6 +55,23 @@ def test_what_others_wrote_has_no_power_over_a_terminal(
     tell()
     assert "\u241b]52;c;eA==" in screen.getvalue().replace("\n", "")
     assert not {"\x1b", "\x9b", "\x07", "\r"} & set(screen.getvalue())
+
+
+def test_a_terminal_that_cannot_repaint_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich would paint there once, at the end: until then a command looked as if it hung."""
+    screen = TerminalText()
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(progress, "_LINE_INTERVAL_S", 0.0)
+    with FakeDaemon() as daemon:
+        looks = ["--count", "2", "--interval", "0.1"]
+        cli.app(["monitor", "--host", daemon.host, *looks], standalone_mode=False)
+    assert screen.getvalue().count("tokens/s") == 2
+    with progress.ConsoleReporter() as reporter:
+        for done in (1, 2):
+            reporter.emit(Progress("pull", done, 3, "parts"))
+        assert "pull: 2/3 parts" in screen.getvalue()
 
 
 @pytest.mark.parametrize("cell", ["/data/[new]/x.csv", "[null]", "[/INST]", ":smile: [bold]b"])
