@@ -92,6 +92,7 @@ def push(
       ollama-bridge push registry.example.com/team/model:1
     """
     with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
+        client.show(tag)  # of one that it has not Ollama names the file that is missing
         client.push(tag, insecure=insecure, on_progress=bar(reporter, "push"))
     output.either(tag, {"tag": tag}, as_json=as_json)
 
@@ -136,6 +137,9 @@ def cp(
     Examples:
       ollama-bridge cp review-sentiment team/sentiment:1
     """
+    from ollama_bridge.modelfile import check_tag
+
+    check_tag(destination)
     with _client(host) as client:
         client.copy(source, destination)
     if as_json:

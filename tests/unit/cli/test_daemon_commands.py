@@ -353,6 +353,8 @@ def test_lines_of_a_pipe_are_a_chat(daemon: FakeDaemon, tmp_path: Path) -> None:
         (("rm", "unknown"), 3, "unknown"),
         (("stop", "unknown"), 3, "unknown"),
         (("cp", "unknown", "b"), 3, "unknown"),
+        (("cp", "m", "bad name"), 2, "is not a valid tag name"),
+        (("push", "team/unknown"), 3, "the daemon has no model 'team/unknown'"),
     ],
 )
 def test_bad_input_is_one_clear_error(

@@ -161,6 +161,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon
         (tmp_path / name).write_text(text)
     tags = ("review-sentiment", "review-sentiment-quick", "review-reply", "nomic-embed-text")
     tags = (*tags, "smollm2:135m", "my-model", "deepseek-r1:1.5b")
+    tags = (*tags, "registry.example.com/team/model:1")
     models = {tag if ":" in tag else f"{tag}:latest": "d" * 64 for tag in tags}
     with FakeDaemon(models=models) as daemon:
         daemon.statuses = [{"status": "success"}]
