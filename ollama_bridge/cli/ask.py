@@ -32,7 +32,12 @@ from ollama_bridge.cli.question_options import (
     read_options,
     read_think,
 )
-from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
+from ollama_bridge.errors import (
+    ConfigError,
+    DaemonError,
+    ModelNotFoundError,
+    UnsupportedFeatureError,
+)
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.answers import AnswerView
@@ -121,6 +126,7 @@ def run(
             return
         of_vectors = {"truncate": truncate, "dimensions": dimensions}
         _refuse_unused(tag, of_vectors, "answers with text")
+        _refuse_unseen(tag, image, details)
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
             _chat(client, conversation, view, details, pictures, verbose=verbose)
@@ -144,6 +150,21 @@ def _refuse_unused(tag: str, options_: Mapping[str, object], reason: str) -> Non
         raise ConfigError(
             f"{tag} {reason}: {named} would have no effect",
             hint=f"leave out {named}: ollama-bridge run {quote(tag)} ...",
+        )
+
+
+def _refuse_unseen(tag: str, image: list[Path] | None, details: ModelDetails) -> None:
+    """Refuse images that the model cannot see: Ollama 0.24 leaves them out without a word.
+
+    Raises:
+        UnsupportedFeatureError: so it is.
+    """
+    if image and details.capabilities and not {"vision", "audio"} & set(details.capabilities):
+        raise UnsupportedFeatureError(
+            f"{tag!r} takes no images",
+            status_code=400,  # as later versions answer
+            hint=f"see what the model can do: ollama-bridge show {quote(tag)}",
+            model=tag,
         )
 
 
@@ -244,6 +265,7 @@ def generate(
     with connect(host) as client:
         details = client.show(tag)
         check_is_prompt(prompt or "", think, details)
+        _refuse_unseen(tag, image, details)
         given = with_own_limit(given, details)
         reply = client.generate(
             tag,

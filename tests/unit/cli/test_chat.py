@@ -59,7 +59,7 @@ def test_a_person_at_a_terminal(daemon: FakeDaemon, tmp_path: Path) -> None:
     image = tmp_path / "c.png"
     image.write_bytes(b"2")
     kept = [{"role": "user", "content": "Zero?"}, {"role": "assistant", "content": "It is 0."}]
-    daemon.shown = {**daemon.shown, "messages": kept}
+    daemon.shown = {**daemon.shown, "messages": kept, "capabilities": ["tools", "vision"]}
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho written there > "$1"\n')
     editor.chmod(0o755)

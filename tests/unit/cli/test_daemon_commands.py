@@ -348,6 +348,8 @@ def test_lines_of_a_pipe_are_a_chat(daemon: FakeDaemon, tmp_path: Path) -> None:
         (("run", "m", "hi", "--keepalive", "soon"), 2, "--keepalive 'soon' is not a duration"),
         (("run", "bad name", "hi"), 2, "is not a valid tag name"),
         (("run", "", "hi"), 2, "is not a valid tag name"),
+        (("run", "m", "--image", __file__, "hi"), 3, "'m' takes no images"),
+        (("generate", "m", "--image", __file__, "hi"), 3, "'m' takes no images"),
         (("chat", "unknown"), 3, "unknown"),
         (("create", "new", "-f", "none"), 2, "none cannot be read"),
         (("rm", "unknown"), 3, "unknown"),
