@@ -6,13 +6,13 @@ not: prompts are those of the chat template in its file, the only ones that can 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
+from ollama_bridge.client.built_in import built_in_code
 from ollama_bridge.config import ModelfileSection
 from ollama_bridge.daemon.era import default_repeat_penalty, samples_as_file_says
 from ollama_bridge.errors import ConfigError
@@ -25,7 +25,6 @@ from ollama_bridge.verify.settings import read_parameters
 
 _PENALISED_TOKENS = 64  # the daemon's own repeat_last_n
 _NO_TEMPLATE = "{{ .Prompt }}"  # what the daemon shows of a tag without one
-_BUILT_IN = re.compile(r"^(RENDERER|PARSER) (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class SourceTag:
         """
         details = client.show(tag)
         shown = shown_modelfile(details, tag)
-        built_in = dict(_BUILT_IN.findall(details.modelfile))
+        built_in = built_in_code(details)
         return cls(
             name=tag,
             system=shown.system,

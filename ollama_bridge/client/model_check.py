@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from ollama_bridge.client.asynchronous import AsyncClient
+from ollama_bridge.client.built_in import built_in_code
 from ollama_bridge.client.exchange import Timeouts
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.values import ModelDetails
@@ -14,7 +15,6 @@ from ollama_bridge.errors import ModelNotFoundError
 SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
 
 _FILE = re.compile(r"sha256[:-]([0-9a-f]{64})")
-_FORMAT = re.compile(r"^(?:RENDERER|PARSER) .*$", re.MULTILINE)
 
 
 async def check_models(address: str, digests: Mapping[str, str], api_key: str | None) -> None:
@@ -51,7 +51,8 @@ def content_of(details: ModelDetails) -> tuple[object, ...]:
     Returns:
         What JSON can carry.
     """
-    files, formats = (found.findall(details.modelfile) for found in (_FILE, _FORMAT))
+    files = _FILE.findall(details.modelfile)
+    formats = [f"{name} {code}" for name, code in built_in_code(details).items()]
     parameters = sorted(details.parameters.splitlines())
     turns = details.raw.get("messages")
     return files, formats, details.template, details.system, parameters, turns
