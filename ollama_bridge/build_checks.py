@@ -10,7 +10,7 @@ from ollama_bridge.client.model_names import name_key
 from ollama_bridge.config import Recipe
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, TrainingError
 from ollama_bridge.evaluation.held_out import answers_with_thoughts
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.export import budget_tag_of, tag_of, target_of, teacher_tag_of
@@ -74,13 +74,14 @@ def check_start(
         ModelError: its folder cannot be used.
         ModelfileError: a parameter is unknown or of another type, or a template cannot be read.
         TrainingError: the student's tokens are not the teacher's, and have to be, or have too
-            little in common with them.
+            little in common with them; or nothing would teach it to stop.
     """
     from ollama_bridge.models.generation_defaults import read_generation_config
     from ollama_bridge.train.student_check import check_student
 
     check_settings(recipe.modelfile)
     check_can_be_written(start)
+    check_end_is_learnt(start)
     beside = teacher if recipe.needs_same_tokens else None
     notes = check_student(recipe.student, recipe.distill, start, beside)
     if notes and daemon_version is not None and has_limit(daemon_version, OWN_WINDOWS):
@@ -278,6 +279,30 @@ def _tells_thoughts(start: Checkpoint) -> bool:
 
     template = chat_template_of(load_tokenizer(start.path))
     return template is not None and decide(template).thinking
+
+
+def check_end_is_learnt(start: Checkpoint) -> None:
+    """Make sure that a chat template writes an end behind an answer, before hours go into it.
+
+    Raises:
+        TrainingError: it writes none, so that nothing teaches the student to stop.
+    """
+    from ollama_bridge.encoding import END_HINT, encode
+    from ollama_bridge.models.load import load_tokenizer
+
+    said = (Message("user", "Hi"), Message("assistant", "Answer."))
+    try:
+        found = encode(
+            Example("end", said, "end"), load_tokenizer(start.path), max_length=sys.maxsize
+        )
+    except TrainingError:
+        return  # other conversations may do; the data's are tried when they are learnt
+    if not found.ended_turns:
+        raise TrainingError(
+            f"{start.path}: the chat template writes no end token behind an answer: the student "
+            "would learn to answer but never to stop",
+            hint=END_HINT,
+        )
 
 
 def check_can_be_written(start: Checkpoint) -> None:

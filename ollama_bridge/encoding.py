@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ Tokenizer = Any  # transformers' fast tokenizer; its classes carry no useful typ
 # A few that nobody answered are no reason to learn nothing of the others: five, or this share.
 _FEW = 5
 _FEW_SHARE = 0.05
+END_HINT = (
+    "write {{ eos_token }} behind each answer in the checkpoint's chat_template.jinja, behind the "
+    "last one too, or use a checkpoint whose chat template does"
+)
 _CHUNK_EXAMPLES = 1024  # bounds the memory of the texts that are tokenized in one call
 # Rendered by `tokenizer_digest`: two tokenizers that agree on it agree on merges and splits.
 _PROBE = "Größe 1234567890, it's   <|im_end|> 😀こんにちは\n\n\tdef f(x): return x"
@@ -153,7 +157,7 @@ def encode_split(
         raise TrainingError(
             f"no assistant turn of the {name} split ends on an end token: the model would learn "
             "to answer but never to stop",
-            hint="use a checkpoint whose chat template ends turns with its eos token",
+            hint=END_HINT,
         )
     return split
 
@@ -192,19 +196,22 @@ def _encode_many(
         texts += [text, *(part for turn in turns for part in turn)]
         counts.append(1 + 2 * len(turns))
     ids = list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
-    special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = {
+        id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
     encoded = []
     place = 0
     for (row, example), count in zip(numbered, counts, strict=True):
         own = slice(place, place := place + count)
         input_ids, *bounds = _as_asked(texts[own], ids[own], tokenizer)
         turns_count = len(bounds) // 2
+        answers = [one.content for one in example.messages if one.role == "assistant"]
         supervised = np.zeros(len(input_ids), dtype=np.bool_)
         ended = 0
         for before, through in zip(bounds[::2], bounds[1::2], strict=True):
             start = _common_length(before, input_ids, inside=True)
             stop = _common_length(through, input_ids, inside=False)
-            end = _end_position(input_ids[start:stop], ends.ids, special)
+            end = _end_position(input_ids[start:stop], ends.ids, special, said=answers)
             if end is not None:
                 ended += 1
                 stop = start + end + 1  # what the template writes behind the end is not learnt
@@ -265,10 +272,17 @@ def _common_length(prefix: Sequence[int], ids: Sequence[int], *, inside: bool) -
     return common + 1 if inside else common
 
 
-def _end_position(ids: Sequence[int], ends: frozenset[int], special: set[int]) -> int | None:
-    """Where the turn ends: the first token that ends an answer, else its first special one."""
-    for wanted in (ends, special):
-        for position, token in enumerate(ids):
-            if token in wanted:
-                return position
-    return None
+def _end_position(
+    ids: Sequence[int], ends: frozenset[int], special: Mapping[int, str], *, said: Sequence[str]
+) -> int | None:
+    """Where the turn ends: the first token that ends an answer, else its first special one.
+
+    What an answer says itself ends none, such as the marks of a thought.
+    """
+    found = next((place for place, token in enumerate(ids) if token in ends), None)
+    if found is not None:
+        return found
+    marks = (place for place, token in enumerate(ids) if token in special)
+    return next(
+        (place for place in marks if not any(special[ids[place]] in one for one in said)), None
+    )

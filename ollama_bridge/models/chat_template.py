@@ -42,6 +42,17 @@ def turn_end_of(template: ChatTemplate) -> str | None:
     return rendered.rpartition("Answer.")[2].strip() or None
 
 
+def turn_end_between(template: ChatTemplate) -> str | None:
+    """What a chat template writes between an answer and what is asked next; None: it refuses."""
+    messages = (Message("user", "Hi"), Message("assistant", "Answer."), Message("user", "Next?"))
+    try:
+        rendered = template.render(Conversation(messages), prompt=False)
+    except RefusedError:
+        return None
+    before, _, behind = rendered.partition("Answer.")
+    return behind.partition("Next?")[0] if before and behind else None
+
+
 def turn_end_token(tokenizer: PreTrainedTokenizerFast, turn_end: str) -> int | None:
     """The special token that a turn's end begins with; None: it is written in plain text."""
     first = tokenizer(turn_end, add_special_tokens=False).input_ids[:1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from ollama_bridge.models.chat_template import (
     chat_template_of,
     is_special,
     leaves_bos_out,
+    turn_end_between,
     turn_end_of,
     turn_end_token,
 )
@@ -219,18 +220,43 @@ class TextSide:
             )
         if self._use_of_system() == "left out":
             yield "the chat template leaves a system prompt out: SYSTEM does not reach the model"
-        if self.ends_in_plain_text:
-            yield f"turns end with {self.turn_end!r}, which is plain text: no answer ends there"
         if _has_tool_template(self.tokenizer):
             yield _TOOLS_LOST
 
-    @property
-    def ends_in_plain_text(self) -> bool:
-        """Whether no special token is in what ends a turn: a mark that nobody added as a token."""
-        if self.turn_end is None:
-            return False
-        ids = self.tokenizer(self.turn_end, add_special_tokens=False).input_ids
-        return not any(is_special(self.tokenizer, token) for token in ids)
+    def without_end(self, ends: Sequence[Special]) -> str | None:
+        """That nothing which the chat template writes ends an answer, with what to do about it.
+
+        Args:
+            ends: Tokens that the checkpoint's files name as ends.
+
+        Returns:
+            None: something does, or the chat template refuses to tell.
+        """
+        if self._template is None:
+            return None
+        between = turn_end_between(self._template)
+        if between is None:
+            return None
+        ids = self.tokenizer(f"{self.turn_end or ''}{between}", add_special_tokens=False).input_ids
+        known = {token.id for token in ends}
+        at_the_end = self.turn_end is not None and self._has_special(self.turn_end)
+        if at_the_end or any(token in known for token in ids):
+            return None
+        what = "writes nothing behind an answer"
+        if self.turn_end is not None:
+            what = f"ends turns with {self.turn_end!r}, which is plain text"
+        named = " or ".join(repr(token.text) for token in ends)
+        unless = f" unless it was trained to write {named}" if named else ""
+        return (
+            f"the chat template {what}, and none of the checkpoint's own answers was seen to end: "
+            f"the tag's answers go on up to num_predict{unless}. Give the chat template that it "
+            "was trained with (--chat-template FILE.jinja), or what begins the next turn as a stop "
+            "(-p stop=TEXT)"
+        )
+
+    def _has_special(self, text: str) -> bool:
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        return any(is_special(self.tokenizer, token) for token in ids)
 
     def special(self, text: str | list[str] | None) -> Special | None:
         """A special token by its text."""

@@ -233,6 +233,10 @@ def _compute(
     generation = read_generation_config(folder)
     end_tokens = text.end_tokens(generation, config)
     answers = _answers(conversations, end_tokens, labels, scorer, guesses)
+    without_end = text.without_end(end_tokens)
+    if without_end is not None and not any(one.greedy and one.ends for one in answers):
+        text.limits.append(without_end)
+        reporter.emit(Note(_STAGE, "warning", without_end))
     reporter.emit(Progress(_STAGE, 2, 3, "passes"))
     noise = scorer.noise(_noise_plans(architecture, config, noise_types))
     reporter.emit(Progress(_STAGE, 3, 3, "passes"))

@@ -111,8 +111,13 @@ def test_split_without_end_tokens_is_refused() -> None:
         "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    with pytest.raises(TrainingError, match="never to stop"):
+    with pytest.raises(TrainingError, match="never to stop") as caught:
         encode_split([conversation("Hi", "Yes.")], other, max_length=512, name="train")
+    assert "{{ eos_token }} behind each answer" in str(caught.value.hint)
+    other.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    thought = conversation("Hi", "<think>\nWell.\n</think>\n\nYes.")
+    with pytest.raises(TrainingError, match="never to stop"):  # its own marks are no end
+        encode_split([thought], other, max_length=512, name="train")
 
 
 def test_split_without_answers_in_its_rendering_is_refused() -> None:

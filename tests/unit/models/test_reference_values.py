@@ -16,6 +16,7 @@ from fakes.architectures import build_checkpoint
 from fakes.endings import answer_and_end
 from fakes.formats import source_of
 from fakes.json_files import change_json
+from fakes.listening import Listener
 from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_tiny_tokenizer
 
 from ollama_bridge.artifacts import Checkpoint, Work
@@ -31,7 +32,7 @@ from ollama_bridge.models.reference_texts import TextSide
 from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
 from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.scorer import Scorer
-from ollama_bridge.reference import NOISE_TYPES, ReferenceValues, noise_types_of
+from ollama_bridge.reference import NOISE_TYPES, ReferenceValues, Special, noise_types_of
 from ollama_bridge.reporting import JSONLReporter
 
 
@@ -234,14 +235,49 @@ def test_an_end_that_no_other_file_names_is_one_whatever_it_is() -> None:
     assert (ends(), ends(3), ends(eos=3), ends(7, 3)) == ((7,), (3,), (3,), (7, 3))
 
 
-def test_a_turns_end_that_is_no_token(tiny_checkpoint: Path) -> None:
-    """ChatML whose marks nobody added to the tokenizer."""
+_END = Special(id=2, text="<|im_end|>")
+_BARE = CHAT_TEMPLATE.replace("+ '<|im_end|>'", "")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (CHAT_TEMPLATE, None),
+        (CHAT_TEMPLATE.replace("<|im_end|>", "<|over|>"), "ends turns with '<|over|>', which is"),
+        (_BARE.replace("<|im_start|>", "### "), "writes nothing behind an answer"),
+        # The last answer's end is written where another turn follows.
+        (CHAT_TEMPLATE.replace("'<|im_end|>'", "('' if loop.last else '<|im_end|>')"), None),
+        # An end by another name: what begins the next turn (GLM 4).
+        (_BARE.replace("<|im_start|>' + message['role']", "<|im_end|>' + message['role']"), None),
+        ("{{ raise_exception('no') if messages | length > 1 }}" + _BARE, None),
+    ],
+)
+def test_an_answer_that_nothing_ends(
+    template: str, said: str | None, tiny_checkpoint: Path
+) -> None:
+    """Marks that nobody added to the tokenizer, or none at all; the ends are what files name."""
     tokenizer = load_tokenizer(tiny_checkpoint)
-    assert not TextSide(tokenizer, tiny_checkpoint, system=None).ends_in_plain_text
-    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "<|over|>")
-    text = TextSide(tokenizer, tiny_checkpoint, system=None)
-    assert text.ends_in_plain_text
-    assert [token.text for token in text.end_tokens({}, {})] == ["<|im_end|>"]  # eos alone
+    tokenizer.chat_template = template
+    found = TextSide(tokenizer, tiny_checkpoint, system=None).without_end((_END,))
+    assert (found is None) == (said is None)
+    for part in (said, "unless it was trained to write '<|im_end|>'", "-p stop=") if said else ():
+        assert part in str(found)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_that_nothing_ends_an_answer_is_told_unless_one_was_seen_to_end(
+    tiny_checkpoint: Path, tmp_path: Path, *, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some templates leave the end out that a checkpoint was trained with: its answers tell."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "bare"))
+    (folder / "chat_template.jinja").write_text(_BARE, encoding="utf-8")
+    monkeypatch.setattr(Scorer, "greedy", lambda *_, **__: ([5, 6], ends))
+    heard = Listener()
+    write_reference_values(folder, system=None, labels=("positive",), reporter=heard)
+    told = [one for one in heard.warnings if "writes nothing behind an answer" in one]
+    limits = ReferenceValues.read(folder / "reference.json").limits
+    assert told == [one for one in limits if "nothing behind" in one]
+    assert len(told) == (not ends)
 
 
 def test_noise_of_every_type_is_estimated(values: ReferenceValues) -> None:

@@ -26,7 +26,7 @@ from ollama_bridge.build_checks import (
     check_thoughts_fit,
 )
 from ollama_bridge.config import Recipe, load_recipe, parse_recipe
-from ollama_bridge.errors import ConfigError, ConversionError
+from ollama_bridge.errors import ConfigError, ConversionError, TrainingError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.reporting import NullReporter
@@ -300,6 +300,27 @@ def test_a_start_that_no_gguf_can_be_made_of(tmp_path: Path) -> None:
     path.write_text(json.dumps({**document, "normalizer": {"type": "Lowercase"}}))
     with pytest.raises(ConversionError, match="Lowercase"):
         check_can_be_written(start)
+
+
+def test_a_start_that_would_never_learn_to_stop(tmp_path: Path) -> None:
+    """Told before its teacher is tuned and its answers are labelled."""
+    start, corpus = tiny_base(tmp_path / "base"), tiny_corpus(tmp_path / "corpus")
+    check_start(recipe_of(), start, corpus, NullReporter())
+    path = start.path / "chat_template.jinja"
+    ended = path.read_text(encoding="utf-8")
+    for refused in (
+        "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}### assistant:\n{% endif %}",
+        ended.replace(
+            "'<|im_end|>'",
+            "('' if loop.last and message['role'] == 'assistant' else '<|im_end|>')",
+        ),
+    ):
+        assert refused != ended
+        path.write_text(refused, encoding="utf-8")
+        with pytest.raises(TrainingError, match="never to stop") as caught:
+            check_start(recipe_of(), start, corpus, NullReporter())
+        assert "behind the last one too" in str(caught.value.hint)
 
 
 def test_the_example_of_the_documents_is_a_recipe() -> None:
