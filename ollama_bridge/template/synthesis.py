@@ -52,6 +52,7 @@ from ollama_bridge.template.probing import (
 )
 
 _HEAD_CONDITIONS = tuple(condition for condition in CONDITIONS if condition.in_head)
+_SHOWN = 60  # characters of a text, around the place where it differs from another
 _ANSWERED = ("user", "assistant")
 _ESSENTIAL = ("u", "uau")
 _ESSENTIAL_CALLS = ("uct", "ucta")
@@ -81,8 +82,7 @@ def synthesise(template: ChatTemplate, accept: Callable[[Format], None] = lambda
             accept(found)
             return found
         except ConflictError as exc:
-            one, other = (MARK.sub(r"{\1}", str(sample)) for sample in exc.samples)
-            reason = f"it writes {one!r} and {other!r} at places that Go cannot tell apart"
+            reason = _reason_of(exc)
         except TemplateError as exc:
             if not exc.is_inexpressible:
                 raise
@@ -94,6 +94,24 @@ def synthesise(template: ChatTemplate, accept: Callable[[Format], None] = lambda
         else:
             thinking_lost = f"thinking is not offered: {reason}"
     raise inexpressible(f"Go cannot express the chat template: {reason}")
+
+
+def _reason_of(conflict: ConflictError) -> str:
+    """Where two places differ, in words; a whole system prompt would say less."""
+    if any(isinstance(sample, bool) for sample in conflict.samples):
+        return (
+            "it writes what an assistant said or thought at some places and leaves it out at "
+            "others, which Go cannot tell apart"
+        )
+    one, other = (MARK.sub(r"{\1}", str(sample)) for sample in conflict.samples)
+    at = len(affixes.common_prefix([one, other]))
+    begin = max(at - _SHOWN // 2, 0)
+    one, other = (
+        f"{'...' if begin else ''}{text[begin : begin + _SHOWN]!r}"
+        f"{'...' if len(text) > begin + _SHOWN else ''}"
+        for text in (one, other)
+    )
+    return f"it writes {one} and {other} at places that Go cannot tell apart"
 
 
 class _Synthesis:

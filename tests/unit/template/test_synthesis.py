@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from datetime import date
 
 import pytest
@@ -143,6 +144,21 @@ def test_what_go_cannot_say_is_left_to_the_daemon(source: str, reason: str) -> N
     assert found.go is None
     assert "Ollama 0.30" in found.reason
     assert reason in found.reason
+
+
+def test_why_go_cannot_say_it_is_short_and_in_words() -> None:
+    """Two texts are shown around the place that differs, and no value of a program is."""
+    numbered = f"<{{{{ loop.index }}}}>{'y' * 500}<{{{{ loop.index }}}}>"
+    found = served(f"{{% for m in messages %}}{numbered}{{{{ m.content }}}}{{% endfor %}}")
+    assert found.authority == "jinja"
+    assert re.search(r"it writes '<\d>y{57}'\.\.\. and '<\d>y{57}'\.\.\. at", found.reason)
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.thinking and loop.index % 4 %}"
+        "<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    (said,) = [one for one in served(source).differences if "thinking is not offered" in one]
+    assert "what an assistant said or thought at some places and leaves it out at others" in said
 
 
 def test_a_date_that_go_cannot_write_leaves_it_to_the_daemon() -> None:
