@@ -48,7 +48,12 @@ from ollama_bridge.errors import ConfigError, ModelError, OllamaBridgeError
 
 _INTERRUPTED = 130
 # Commands that keep what they have done and go on with it.
-_RESUMED = frozenset({"answers", "batch", "build", "distill", "finetune", "label"})
+_RESUMED = frozenset(
+    {
+        *("answers", "batch", "build", "distill", "finetune", "label"),
+        *("package", "publish", "pull"),
+    }
+)
 
 app = typer.Typer(
     name="ollama-bridge",

@@ -77,7 +77,8 @@ def interrupt(*args: str, when: Callable[[], bool], waits: bool = True, **enviro
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    goes_on = args[0] in {"answers", "batch", "build", "distill", "finetune", "label"}
+    resumed = {"answers", "batch", "build", "distill", "finetune", "label"}
+    goes_on = args[0] in resumed | {"package", "publish", "pull"}
     more = "; the same command goes on from here" if goes_on else ""
     assert err.endswith(f"interrupted{more}\n")
     assert "Traceback" not in err

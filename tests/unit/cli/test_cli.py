@@ -355,7 +355,7 @@ def test_ctrl_c_is_told_in_a_word() -> None:
             finally:
                 process.kill()
     assert process.returncode == 130
-    assert (out, err) == ("", "interrupted\n")
+    assert (out, err) == ("", "interrupted; the same command goes on from here\n")
 
 
 def test_ctrl_c_while_modules_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
