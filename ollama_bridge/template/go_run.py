@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -302,12 +303,17 @@ def _length(value: Any) -> int:
 
 
 def _format(form: str, *values: Any) -> str:
-    if form == "%.1s" and len(values) == 1:
-        return str(values[0])[:1]
-    if form == "%x" and len(values) == 1:
-        return str(values[0]).encode().hex()
-    if form == "%T" and len(values) == 1:
-        return _type_name(values[0])
+    if len(values) == 1:
+        if form == "%x":
+            return str(values[0]).encode().hex()
+        if form == "%T":
+            return _type_name(values[0])
+        if form == "%q":
+            return go_quote(str(values[0]))
+        if form == '"%s"':
+            return f'"{values[0]}"'
+        if match := re.fullmatch(r"%\.(\d+)s", form):
+            return str(values[0])[: int(match[1])]
     raise TemplateError(f"the Go template uses printf {form!r}, which is not supported")
 
 
