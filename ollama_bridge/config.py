@@ -108,6 +108,10 @@ class DataSection(Section):
         default=None,
         description="Column of the source document; rows of one document stay in one split.",
     )
+    split_col: str | None = Field(
+        default=None,
+        description="Column (messages: field) of the split: train, validation or test.",
+    )
     label_map: Mapping[str, str] = Field(
         default_factory=dict, description="Label as written in the file -> label of the task."
     )
@@ -117,8 +121,14 @@ class DataSection(Section):
     max_examples: int | None = Field(
         default=None, gt=0, description="Keep at most this many training examples (seeded)."
     )
-    test_examples: int = Field(default=2200, gt=0, description="Texts scored once, at the end.")
-    validation_examples: int = Field(default=800, gt=0, description="Texts for choices.")
+    test_examples: int = Field(
+        default=2200,
+        gt=0,
+        description="Texts scored once, at the end; of a split that the file has at most so many.",
+    )
+    validation_examples: int = Field(
+        default=800, gt=0, description="Texts for choices; of a split that the file has likewise."
+    )
     dialogue_examples: int = Field(
         default=0, ge=0, description="reviews: multi-turn dialogues from chatterbot-corpus."
     )
@@ -146,6 +156,8 @@ class DataSection(Section):
     def _file_sources_have_a_path(self) -> DataSection:
         if self.source in ("table", "messages") and self.path is None:
             raise ValueError(f"path: a {self.source} source needs a file (or pass --data FILE)")
+        if self.split_col and self.source not in ("table", "messages"):
+            raise ValueError(f"split_col: a {self.source} source has no such column")
         return self
 
 

@@ -28,6 +28,7 @@ def build(
     data: options.DataOption = None,
     text_col: options.TextColOption = None,
     label_col: options.LabelColOption = None,
+    split_col: options.SplitColOption = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +61,7 @@ def build(
         data=data,
         text_col=text_col,
         label_col=label_col,
+        split_col=split_col,
         tag=tag,
         overrides=[*taught, *(set_ or [])],
     )
@@ -101,6 +103,7 @@ def recipe_with_data(
     label_col: str | None,
     tag: str | None,
     overrides: list[str],
+    split_col: str | None = None,
 ) -> Recipe:
     """Load a recipe and point it at the user's own data and tag.
 
@@ -117,9 +120,10 @@ def recipe_with_data(
 
     changes: list[str] = []
     if data is None:
-        if text_col or label_col:
+        if text_col or label_col or split_col:
             raise ConfigError(
-                "--text-col and --label-col name columns of your own data, and --data is not given",
+                "--text-col, --label-col and --split-col name columns of your own data, and --data "
+                "is not given",
                 hint=f"ollama-bridge build {quote(name)} --data FILE.csv --text-col ... "
                 "--label-col ...",
             )
@@ -142,6 +146,8 @@ def recipe_with_data(
             changes.append(f"data.text_col={columns if len(text_col) == 1 else f'[{columns}]'}")
         if label_col:
             changes.append(f"data.label_col={_quoted(label_col)}")
+        if split_col:
+            changes.append(f"data.split_col={_quoted(split_col)}")
     if tag:
         changes.append(f"export.tag={_quoted(tag)}")
     recipe = load_recipe(name, overrides=[*changes, *overrides])

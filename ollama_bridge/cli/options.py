@@ -90,6 +90,13 @@ TextColOption = Annotated[
 LabelColOption = Annotated[
     str | None, typer.Option("--label-col", help="Column of the label, or of the answer.")
 ]
+SplitColOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split-col",
+        help="Column that says train, validation or test; what is missing is drawn from train.",
+    ),
+]
 ForceOption = Annotated[
     bool, typer.Option(help="If the proof fails, keep the model as TAG-unverified.")
 ]

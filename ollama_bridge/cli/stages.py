@@ -38,6 +38,7 @@ def prepare(
     data: options.DataOption = None,
     text_col: options.TextColOption = None,
     label_col: options.LabelColOption = None,
+    split_col: options.SplitColOption = None,
     set_: options.SetOption = None,
     as_json: options.JSONOption = False,
 ) -> None:
@@ -49,7 +50,13 @@ def prepare(
     from ollama_bridge.data.prepare import prepare as stage
 
     loaded = recipe_with_data(
-        recipe, data=data, text_col=text_col, label_col=label_col, tag=None, overrides=set_ or []
+        recipe,
+        data=data,
+        text_col=text_col,
+        label_col=label_col,
+        split_col=split_col,
+        tag=None,
+        overrides=set_ or [],
     )
     with ConsoleReporter() as reporter:
         corpus = stage(

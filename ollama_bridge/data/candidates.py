@@ -25,6 +25,7 @@ class Candidate:
         is_class: Whether its label is one of a few that every split has to hold.
         instruction: Its own system turn, where that is not the task's; under another one the same
             text is no duplicate.
+        split: The one that its file puts it in; None: the seed decides.
     """
 
     example: Example
@@ -32,6 +33,7 @@ class Candidate:
     text: str
     is_class: bool = True
     instruction: str = ""
+    split: Split | None = None
 
     @property
     def label(self) -> str:

@@ -9,12 +9,12 @@ are duplicates, as those of one template are, unless texts of two classes do so 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ollama_bridge.data.candidates import Candidate
+from ollama_bridge.data.candidates import Candidate, Split
 from ollama_bridge.data.cleaning import text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.frames import Frames
@@ -43,6 +43,8 @@ class Deduplicated:
         contradictory: Left out, all of them, for saying the same under different labels.
         contrasts: How many of the kept nearly say what an earlier one of another class, or under
             another instruction, says. Both are in one document.
+        shared: How many of ``exact`` and ``near``, by their split, repeat one of another split of
+            the file's own.
     """
 
     kept: tuple[Candidate, ...]
@@ -50,6 +52,7 @@ class Deduplicated:
     near: tuple[Candidate, ...]
     contradictory: tuple[Candidate, ...]
     contrasts: int
+    shared: Mapping[Split, int]
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,19 @@ def remove_duplicates(
     for key, candidate in zip(keys, candidates, strict=True):
         labels[key].add(candidate.example.label)
     unique: dict[tuple[str, str], Candidate] = {}
+    shared: Counter[Split] = Counter()
     exact, contradictory = [], []
     for key, candidate in zip(keys, candidates, strict=True):
         if len(labels[key]) > 1:
             contradictory.append(candidate)
         elif key in unique:
             exact.append(candidate)
+            shared.update(_split_if_other(candidate, unique[key]))
         else:
             unique[key] = candidate
     first = list(unique.values())
     if threshold is None:
-        return Deduplicated(tuple(first), tuple(exact), (), tuple(contradictory), contrasts=0)
+        return Deduplicated(tuple(first), tuple(exact), (), tuple(contradictory), 0, shared)
     instructions, texts = [key[0] for key in unique], [key[1] for key in unique]
     answers = [candidate.answer for candidate in first]
     if frames is not None:
@@ -133,6 +138,7 @@ def remove_duplicates(
     for candidate, one in zip(first, found, strict=True):
         if one.original is not None:
             near.append(candidate)
+            shared.update(_split_if_other(candidate, first[one.original]))
             continue
         kept.append(candidate)
         # Free text of another label is not alike: 12 + 7 and 12 + 8 are two sums.
@@ -141,7 +147,9 @@ def remove_duplicates(
             others = (first[place].example.group for place in alike)
             documents.join(*others, candidate.example.group)
     kept = [candidate.in_document_of(documents) for candidate in kept]
-    return Deduplicated(tuple(kept), tuple(exact), tuple(near), tuple(contradictory), contrasts)
+    return Deduplicated(
+        tuple(kept), tuple(exact), tuple(near), tuple(contradictory), contrasts, shared
+    )
 
 
 def near_duplicates(
@@ -193,6 +201,10 @@ def near_duplicates(
             for index in indexes:
                 index.add(place)
     return found
+
+
+def _split_if_other(candidate: Candidate, original: Candidate) -> tuple[Split, ...]:
+    return (candidate.split,) if candidate.split and candidate.split != original.split else ()
 
 
 def _masked(text: str) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.config import DataSection, TaskSection
-from ollama_bridge.data.candidates import Candidate, Collected, Tally
+from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import (
     calls_tool,
     find_messages,
@@ -27,6 +28,7 @@ from ollama_bridge.data.chat_forms import (
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher
+from ollama_bridge.data.own_splits import advice_on_column, read_splits
 from ollama_bridge.data.problems import (
     MAX_LEFT_OUT_SHARE,
     Problems,
@@ -67,7 +69,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     ``classify`` task, whose last answer is the label. In a ``reply`` task a ``label`` (a field of
     the line) is the right answer to its last question, such as the result of a sum. Conversations
     that have learnt and scored answers in common (``_first_questions``, ``_labelled``), or are of
-    the same ``group`` (another field), stay in one split.
+    the same ``group`` (another field), stay in one split. Which one, a field of the line may say
+    (``data.split_col``).
 
     Raises:
         DataError: naming file and every bad line.
@@ -83,7 +86,12 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     candidates = []
     asked: list[list[str]] = []
     documents = Documents()
-    for number, record in read_json_lines(path, read_text(path)):
+    records = list(read_json_lines(path, read_text(path)))
+    splits: Mapping[int, Split] = {}
+    if data.split_col:
+        values = ((number, record.get(data.split_col)) for number, record in records)
+        splits = read_splits(path, values, column=data.split_col, unit="line")
+    for number, record in records:
         tally.count_read(_SOURCE)
         try:
             turns = _turns(record, where=f"line {number}", is_class=matcher is not None)
@@ -111,7 +119,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
                 document, *(f"question-{text_key(one)}" for one in _labelled(turns, matcher))
             )
         asked.append([text_key(turn.content) for turn in turns if turn.role == "user"])
-        candidates.append(_candidate(f"line-{number}", turns, document, label, task))
+        candidate = _candidate(f"line-{number}", turns, document, label, task)
+        candidates.append(replace(candidate, split=splits.get(number)))
     if matcher is None:
         for candidate, first in zip(candidates, _first_questions(asked), strict=True):
             documents.join(candidate.example.group, "question-" + "\n".join(first))
@@ -129,7 +138,10 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         )
     if matcher is None:
         notes += _large_document(candidates)
-    return Collected(tuple(candidates), tally, tuple(notes))
+    lines = [record for _, record in records]
+    names = dict.fromkeys(name for line in lines for name in line)
+    unread = None if data.split_col else advice_on_column(names, lines, read=())
+    return Collected(tuple(candidates), tally, tuple(notes), (unread,) if unread else ())
 
 
 def _document(record: Mapping[str, object], number: int, problems: Problems) -> str | None:

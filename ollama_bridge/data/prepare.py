@@ -16,6 +16,7 @@ from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.frames import find_frames
 from ollama_bridge.data.messages import collect_messages
+from ollama_bridge.data.own_splits import advice_on_shared, held_out_first, take_splits
 from ollama_bridge.data.problems import numbers_text
 from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
@@ -25,7 +26,7 @@ from ollama_bridge.data.snippets import (
     collect_vader,
     snippet_files,
 )
-from ollama_bridge.data.splitting import Sizes, few_of_a_label, seeded_order, split
+from ollama_bridge.data.splitting import Sizes, few_of_a_label, limited, split
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
 from ollama_bridge.digests import digest_file
@@ -111,13 +112,15 @@ class _Inputs:
 
 def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Work:
     """What decides the corpus."""
+    # A key that came later: without it corpora are the ones that they were.
+    later = set() if data.split_col else {"split_col"}
     return Work(
         kind=Corpus.kind,
         stage=_STAGE,
         version=_VERSION,
         inputs={name: digest_file(path) for name, path in inputs.files.items()},
         settings={
-            "data": data.model_dump(mode="json", exclude={"path"}),
+            "data": data.model_dump(mode="json", exclude={"path", *later}),
             "format": inputs.format,
             "task": task.model_dump(mode="json"),
             # Before: documents of several texts first. Where each has one, nothing has changed.
@@ -188,12 +191,17 @@ def _make_splits(
     seed: int,
     reporter: Reporter,
 ) -> tuple[dict[Split, list[Candidate]], dict[str, object]]:
-    """Candidates -> fit -> unique -> split -> limited; the splits, and the data card."""
+    """Candidates -> fit -> unique -> split -> limited; the splits, and the data card.
+
+    ``test_examples`` and ``validation_examples`` are how many are drawn, and of splits that the
+    file has (``split_col``) how many are taken at most. ``max_examples`` limits train alone.
+    """
     tally, notes = collected.tally, list(collected.notes)
     fit, forged = _leave_out_unfit(collected.candidates, tally, max_chars=data.max_chars)
     if forged:
         reporter.emit(Note(_STAGE, "info", f"control tokens: {numbers_text(forged)}"))
-    unique = _leave_out_duplicates(fit, collected, data, notes, reporter)
+    shared: Counter[Split] = Counter()
+    unique = _leave_out_duplicates(held_out_first(fit), collected, data, notes, shared, reporter)
     if tally.left_out:
         reporter.emit(Note(_STAGE, "info", _left_out_text(tally)))
     near = tally.left_out.get(_NEAR_DUPLICATE, Counter()).total()
@@ -207,27 +215,47 @@ def _make_splits(
     _check_labels(unique, task, tally, longest=longest, max_chars=data.max_chars)
     asked = Sizes(test=data.test_examples, validation=data.validation_examples)
     sizes = asked.scaled_to(len(unique))
-    parts = split(
-        unique,
-        sizes,
-        seed=seed,
-        near_duplicates=near,
-        single_texts_last=data.source in _SINGLE_TEXTS_LAST,
-    )
-    if sizes != asked:
+    limits: dict[Split, tuple[str, int | None]] = {"train": ("max_examples", data.max_examples)}
+    if data.split_col:
+        own = {candidate.split for candidate in collected.candidates}
+        taken = take_splits(unique, own, asked, seed=seed, near_duplicates=near)
+        parts = taken.parts
+        for candidate in taken.related:
+            tally.leave_out(candidate.source, "belongs to a text that is held out")
+        shared.update(one.split for one in taken.related if one.split)
+        notes.append(taken.note(data.split_col))
+        held_out = {"test": asked.test, "validation": asked.validation}
+        limits |= {
+            name: (f"{name}_examples", held_out[name]) for name in taken.own if name != "train"
+        }
+    else:
+        parts = split(
+            unique,
+            sizes,
+            seed=seed,
+            near_duplicates=near,
+            single_texts_last=data.source in _SINGLE_TEXTS_LAST,
+        )
+    if sizes != asked and not data.split_col:
         notes.append(
             f"{len(unique)} usable examples are too few for {asked.test} test and "
             f"{asked.validation} validation texts: {len(parts['test'])} and "
             f"{len(parts['validation'])} are held out instead"
         )
-    parts["train"], surplus = _limit(parts["train"], data.max_examples, seed=seed)
-    for candidate in surplus:
-        tally.leave_out(candidate.source, "over max_examples")
-    if surplus:
-        whole = f"{len(surplus)} of {len(surplus) + len(parts['train'])}"
-        said = _lifted(whole, "training examples", "max_examples", "null")
-        reporter.emit(Note(_STAGE, "info", said))
+    for name, (key, limit) in limits.items():
+        count = len(parts[name])
+        parts[name], surplus = limited(parts[name], limit, seed=seed)
+        for candidate in surplus:
+            tally.leave_out(candidate.source, f"over {key}")
+        if surplus:
+            what, lift = ("training", "null") if name == "train" else (name, count)
+            said = _lifted(f"{len(surplus)} of {count}", f"{what} examples", key, lift)
+            reporter.emit(Note(_STAGE, "info", said))
+    if data.split_col:
+        sizes = Sizes(test=len(parts["test"]), validation=len(parts["validation"]))
     warnings = [*collected.warnings, *few_of_a_label(parts, task.labels)]
+    if advice := advice_on_shared(shared):
+        warnings.append(advice)
     for note in notes:
         reporter.emit(Note(_STAGE, "info", note))
     for warning in warnings:
@@ -289,6 +317,7 @@ def _leave_out_duplicates(
     collected: Collected,
     data: DataSection,
     notes: list[str],
+    shared: Counter[Split],
     reporter: Reporter,
 ) -> Sequence[Candidate]:
     threshold, frames = None, None
@@ -313,10 +342,14 @@ def _leave_out_duplicates(
     ):
         for candidate in gone:
             collected.tally.leave_out(candidate.source, reason)
+    shared.update(unique.shared)
     if unique.contrasts:
+        where = "in the same split as that one"
+        if data.split_col:
+            where = "unless another split holds that one out"
         notes.append(
             f"{unique.contrasts} text(s) differ little from one with another label, system turn or "
-            "instruction: they are kept, in the same split as that one"
+            f"instruction: they are kept, {where}"
         )
     notes += frames.notes() if frames else []
     return unique.kept
@@ -349,33 +382,6 @@ def _check_labels(
                 f"no usable example has the label {label!r} ({_left_out_text(tally)})",
                 hint="add such rows, or take the label out of task.labels",
             )
-
-
-def _limit(
-    train: list[Candidate], limit: int | None, *, seed: int
-) -> tuple[list[Candidate], list[Candidate]]:
-    """A seeded choice that keeps the strata's shares.
-
-    Where only some examples have an answer, these are all kept: ``dialogue_examples`` has chosen
-    how many they are.
-    """
-    if limit is None or len(train) <= limit:
-        return train, []
-    strata = Counter(candidate.stratum for candidate in train)
-    place: Counter[tuple[str, str]] = Counter()
-    rank: dict[str, tuple[bool, float, bytes]] = {}
-    prompts_only = any(candidate.example.messages[-1].role == "user" for candidate in train)
-    for candidate in sorted(train, key=lambda one: seeded_order(seed, one.example.id)):
-        place[candidate.stratum] += 1
-        answered = prompts_only and candidate.example.messages[-1].role == "assistant"
-        share = (place[candidate.stratum] - 0.5) / strata[candidate.stratum]
-        key = seeded_order(seed, candidate.example.id)
-        rank[candidate.example.id] = (not answered, share, key)
-    kept = set(sorted(rank, key=lambda name: rank[name])[:limit])
-    return (
-        [candidate for candidate in train if candidate.example.id in kept],
-        [candidate for candidate in train if candidate.example.id not in kept],
-    )
 
 
 def _describe(candidates: Sequence[Candidate]) -> dict[str, object]:

@@ -14,7 +14,7 @@ from ollama_bridge.errors import DataError
 _HELD_OUT_SHARE = 0.3
 _TEST_SHARE = 0.2
 _VALIDATION_SHARE = 0.1
-_HELD_OUT: tuple[Split, ...] = ("test", "validation")
+HELD_OUT: tuple[Split, ...] = ("test", "validation")
 _FEW_OF_A_LABEL = 5  # training texts; fewer teach no label
 
 
@@ -25,6 +25,7 @@ class _Lack:
     label: str
     texts: int
     documents: int
+    splits: Sequence[Split]
     missing: Sequence[Split]
 
 
@@ -57,6 +58,7 @@ def split(
     seed: int,
     near_duplicates: int = 0,
     single_texts_last: bool = False,
+    held_out: Sequence[Split] = HELD_OUT,
 ) -> dict[Split, list[Candidate]]:
     """Stratified split by source document, in seeded order.
 
@@ -64,6 +66,7 @@ def split(
         candidates: Without duplicates.
         single_texts_last: Place documents of several texts first. Where most documents have one
             text (a question that few ask twice), no such one would be held out.
+        held_out: The splits beside train that are drawn; the others stay empty.
 
     Raises:
         DataError: a label is too rare, or in too few documents, to be in every split.
@@ -78,12 +81,13 @@ def split(
             seeded_order(seed, group),
         ),
     )
-    placed = _place(documents, order, _targets(candidates, sizes))
-    lack = _give_every_split_every_label(documents, placed, seed=seed)
-    small = [one for one in candidates if len(documents[one.example.group]) <= sizes.test]
+    placed = _place(documents, order, _targets(candidates, sizes, held_out))
+    lack = _give_every_split_every_label(documents, placed, held_out, seed=seed)
+    room = sizes.test if "test" in held_out else sizes.validation
+    small = [one for one in candidates if len(documents[one.example.group]) <= room]
     if lack and small:  # the others are trained on: what is held out is a share of these
-        placed = _place(documents, order, _targets(small, sizes.scaled_to(len(small))))
-        lack = _give_every_split_every_label(documents, placed, seed=seed)
+        placed = _place(documents, order, _targets(small, sizes.scaled_to(len(small)), held_out))
+        lack = _give_every_split_every_label(documents, placed, held_out, seed=seed)
     if lack:
         raise _too_few(lack, near_duplicates=near_duplicates)
     parts: dict[Split, list[Candidate]] = {name: [] for name in SPLITS}
@@ -102,7 +106,7 @@ def _place(
     for group in order:
         strata = Counter(candidate.stratum for candidate in documents[group])
         placed[group] = "train"
-        for name in _HELD_OUT:
+        for name in targets:
             if all(targets[name][stratum] >= count for stratum, count in strata.items()):
                 targets[name].subtract(strata)
                 placed[group] = name
@@ -111,13 +115,14 @@ def _place(
 
 
 def _targets(
-    candidates: Sequence[Candidate], sizes: Sizes
+    candidates: Sequence[Candidate], sizes: Sizes, held_out: Sequence[Split]
 ) -> dict[Split, Counter[tuple[str, str]]]:
     """Texts of every stratum to hold out: shares by largest remainder, at least one."""
     strata = Counter(candidate.stratum for candidate in candidates)
     targets: dict[Split, Counter[tuple[str, str]]] = {}
     wanted: dict[Split, int] = {"test": sizes.test, "validation": sizes.validation}
-    for name, size in wanted.items():
+    for name in held_out:
+        size = wanted[name]
         exact = {stratum: size * count / len(candidates) for stratum, count in strata.items()}
         target = Counter({stratum: max(1, int(value)) for stratum, value in exact.items()})
         by_remainder = sorted(
@@ -132,6 +137,7 @@ def _targets(
 def _give_every_split_every_label(
     documents: Mapping[str, Sequence[Candidate]],
     placed: dict[str, Split],
+    held_out: Sequence[Split],
     *,
     seed: int,
 ) -> _Lack | None:
@@ -147,7 +153,7 @@ def _give_every_split_every_label(
     )
     for label in sorted(set().union(*labels.values())):
         holders = [group for group in documents if label in labels[group]]
-        for name in _HELD_OUT:
+        for name in held_out:
             if any(placed[group] == name for group in holders):
                 continue
             free = [
@@ -161,20 +167,22 @@ def _give_every_split_every_label(
                 )
                 placed[smallest] = name
                 trained.subtract(labels[smallest])
-        missing = [name for name in SPLITS if not any(placed[group] == name for group in holders)]
+        splits = [name for name in SPLITS if name == "train" or name in held_out]
+        missing = [name for name in splits if not any(placed[group] == name for group in holders)]
         if missing:
             texts = sum(
                 candidate.label == label for group in holders for candidate in documents[group]
             )
-            return _Lack(label, texts, len(holders), missing)
+            return _Lack(label, texts, len(holders), splits, missing)
     return None
 
 
 def _too_few(lack: _Lack, *, near_duplicates: int) -> DataError:
     what = f"label {lack.label!r} has" if lack.label else "there are"
+    *most, last = lack.splits
     return DataError(
         f"{what} {lack.texts} usable text(s) in {lack.documents} document(s): too few to be in "
-        f"train, validation and test (missing in {', '.join(lack.missing)})",
+        f"{', '.join(most)} and {last} (missing in {', '.join(lack.missing)})",
         hint=_hint(lack.label, shares=lack.texts > lack.documents, near_duplicates=near_duplicates),
     )
 
@@ -192,6 +200,33 @@ def _hint(label: str, *, shares: bool, near_duplicates: int) -> str:
             "the label to another one with data.label_map"
         )
     return "add texts, or map the label to another one with data.label_map"
+
+
+def limited(
+    candidates: list[Candidate], limit: int | None, *, seed: int
+) -> tuple[list[Candidate], list[Candidate]]:
+    """A seeded choice that keeps the strata's shares, and what is left.
+
+    Where only some examples have an answer, these are all kept: ``dialogue_examples`` has chosen
+    how many they are.
+    """
+    if limit is None or len(candidates) <= limit:
+        return candidates, []
+    strata = Counter(candidate.stratum for candidate in candidates)
+    place: Counter[tuple[str, str]] = Counter()
+    rank: dict[str, tuple[bool, float, bytes]] = {}
+    prompts_only = any(candidate.example.messages[-1].role == "user" for candidate in candidates)
+    for candidate in sorted(candidates, key=lambda one: seeded_order(seed, one.example.id)):
+        place[candidate.stratum] += 1
+        answered = prompts_only and candidate.example.messages[-1].role == "assistant"
+        share = (place[candidate.stratum] - 0.5) / strata[candidate.stratum]
+        key = seeded_order(seed, candidate.example.id)
+        rank[candidate.example.id] = (not answered, share, key)
+    kept = set(sorted(rank, key=lambda name: rank[name])[:limit])
+    return (
+        [candidate for candidate in candidates if candidate.example.id in kept],
+        [candidate for candidate in candidates if candidate.example.id not in kept],
+    )
 
 
 def few_of_a_label(parts: Mapping[Split, Sequence[Candidate]], labels: Sequence[str]) -> list[str]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.config import DataSection, TaskSection
-from ollama_bridge.data.candidates import Candidate, Collected, Tally
+from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import advice_on_turns, is_list_of_turns
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher, advice_on_several
+from ollama_bridge.data.own_splits import advice_on_column, read_splits
 from ollama_bridge.data.problems import (
     MAX_LEFT_OUT_SHARE,
     Problems,
@@ -37,10 +39,6 @@ _TEXT_NAMES = (
 )
 _ANSWER_NAMES = (
     *("completion", "response", "answer", "output", "target", "category", "class", "sentiment"),
-)
-# What a file calls its own splits; a column of two of these and nothing else is taken for one.
-_SPLIT_NAMES = frozenset(
-    {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "holdout"}
 )
 TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
@@ -64,7 +62,7 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
         if task.kind == "classify"
         else None
     )
-    wanted = [*data.text_cols, data.label_col, *([data.group_col] if data.group_col else [])]
+    wanted = [*data.text_cols, data.label_col, *filter(None, (data.group_col, data.split_col))]
     table = read_table(path, wanted=wanted)
     unanswered = (
         task.kind == "reply"
@@ -74,6 +72,10 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
     _check_columns(
         path, data, table, [name for name in wanted if not (unanswered and name == data.label_col)]
     )
+    splits: Mapping[int, Split] = {}
+    if data.split_col:
+        cells = ((row.number, row.cells.get(data.split_col)) for row in table.rows)
+        splits = read_splits(path, cells, column=data.split_col, unit=table.unit)
     problems = Problems(path, unit=table.unit)
     tally = Tally()
     missing: list[int] = []
@@ -99,7 +101,8 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
         document = _document(row, data.group_col)
         if matcher is None:
             documents.join(document, f"question-{text_key(text)}")
-        candidates.append(_candidate(task, row.number, text, label, said, document=document))
+        candidate = _candidate(task, row.number, text, label, said, document=document)
+        candidates.append(replace(candidate, split=splits.get(row.number)))
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
     first = table.rows[0].cells
     is_chat = any(is_list_of_turns(first.get(name)) for name in wanted)
@@ -119,23 +122,10 @@ def collect_table(path: Path, data: DataSection, task: TaskSection) -> Collected
             warnings.append(f"{said}{_advice_on_answers(others)}")
         else:
             notes.append(said)
-    if own := _own_splits(table, wanted):
-        warnings.append(
-            f"column {own!r} is not read: which rows are held out is decided by the seed, so what "
-            "it holds out may be trained on; leave such rows out of the file to keep them unseen"
-        )
+    rows = [row.cells for row in table.rows]
+    if not data.split_col and (advice := advice_on_column(table.columns, rows, read=wanted)):
+        warnings.append(advice)
     return Collected(tuple(candidates), tally, tuple(notes), tuple(warnings))
-
-
-def _own_splits(table: Table, wanted: Sequence[str]) -> str | None:
-    """The column that says in which split a row is; None: there is none."""
-    for name in table.columns:
-        if name in wanted:
-            continue
-        values = {str(row.cells.get(name) or "").strip().casefold() for row in table.rows} - {""}
-        if len(values) > 1 and values <= _SPLIT_NAMES:
-            return name
-    return None
 
 
 def _candidate(
@@ -214,9 +204,9 @@ def _as_options(data: DataSection, near: Mapping[str, str | None], columns: Sequ
     words = [as_option("data.text_col", texts if len(texts) > 1 else texts[0])]
     if label is not None:
         words.append(as_option("data.label_col", label))
-    if data.group_col:
-        group = near.get(data.group_col, data.group_col) or "NAME"
-        words.append(as_option("data.group_col", group))
+    for key, column in (("data.group_col", data.group_col), ("data.split_col", data.split_col)):
+        if column:
+            words.append(as_option(key, near.get(column, column) or "NAME"))
     return " ".join(words)
 
 

@@ -197,6 +197,30 @@ def test_a_column_is_called_as_its_header_is(tmp_path: Path, name: str) -> None:
         )
         given = (recipe.data.text_cols, recipe.data.label_col, recipe.data.path)
         assert given == (columns, name, file)
+        assert recipe.data.split_col is None
+
+
+def test_a_column_of_splits_is_named_for_rows_and_conversations(tmp_path: Path) -> None:
+    """It makes no table of conversations, and without a file of one's own it is refused."""
+    for name, line, source in (
+        ("mine.csv", "text,label,1e3", "table"),
+        ("chats.jsonl", '{"messages": [{"role": "user", "content": "a"}]}', "messages"),
+    ):
+        (tmp_path / name).write_text(f"{line}\n")
+        recipe = recipe_with_data(
+            "sentiment",
+            data=tmp_path / name,
+            text_col=None,
+            label_col=None,
+            split_col="1e3",
+            tag=None,
+            overrides=[],
+        )
+        assert (recipe.data.source, recipe.data.split_col) == (source, "1e3")
+    args = ["prepare", "sentiment", "--split-col", "split", "--out", str(tmp_path / "out")]
+    done = runner.invoke(cli.app, args)
+    assert done.exit_code != 0
+    assert "--data is not given" in str(done.exception)
 
 
 def test_who_teaches_is_named_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -662,6 +662,7 @@ def test_splits_of_the_files_own_are_said_not_to_be_read(tmp_path: Path) -> None
     path = write(tmp_path, f"text,label,part,test\n{rows}")
     (warning,) = collect(path).warnings
     assert "column 'part' is not read" in warning
+    assert warning.endswith(": --split-col part (in a recipe: data.split_col)")
     grouped = write(tmp_path, f"text,label,part,test\n{rows}", name="grouped.csv")
     assert not collect(grouped, group_col="part").warnings
     of_one = write(tmp_path, "text,label,test\na,positive,test\nb,negative,test\n", name="one.csv")
