@@ -107,7 +107,7 @@ def batch(
             "the answers would replace the questions",
             hint=f"ollama-bridge batch {quote(str(questions))} answers.jsonl",
         )
-    if answers.exists() and not answers.is_file():  # such as /dev/stdout
+    if str(answers) == "-" or (answers.exists() and not answers.is_file()):  # such as /dev/stdout
         raise ConfigError(
             f"{answers} is no file: until all answers are there they lie in a log beside it",
             hint=f"ollama-bridge batch {quote(str(questions))} answers.jsonl",

@@ -738,15 +738,18 @@ def test_one_daemon_that_is_away_does_not_stop_the_others(
 
 
 def test_answers_that_a_log_cannot_lie_beside_are_refused(
-    daemon: FakeDaemon, tmp_path: Path
+    daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pipe or a device, such as ``/dev/stdout``: before anything is asked."""
+    """A pipe, a device such as ``/dev/stdout``, or what stands for it: before anything is asked."""
+    monkeypatch.chdir(tmp_path)
     source, pipe = tmp_path / "q.jsonl", tmp_path / "pipe"
     source.write_text('{"prompt": "a"}')
     os.mkfifo(pipe)
-    args = ["batch", str(source), str(pipe), "--model", "m", "--host", daemon.host]
-    with pytest.raises(ConfigError, match="pipe is no file"):
-        CliRunner().invoke(cli.app, args, catch_exceptions=False)
+    for place in (str(pipe), "-"):
+        args = ["batch", str(source), place, "--model", "m", "--host", daemon.host]
+        with pytest.raises(ConfigError, match=f"{place} is no file") as caught:
+            CliRunner().invoke(cli.app, args, catch_exceptions=False)
+        assert str(caught.value.hint).endswith("answers.jsonl")
     assert daemon.questions == []
     assert sorted(tmp_path.iterdir()) == [pipe, source]
 
