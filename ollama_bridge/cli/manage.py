@@ -155,6 +155,12 @@ def rm(
     Examples:
       ollama-bridge rm review-sentiment-quick review-reply
     """
+    from ollama_bridge.client.model_names import name_key
+
+    named: dict[str, str] = {}
+    for tag in tags:
+        named.setdefault(name_key(tag), tag)  # m and m:latest are one
+    tags = [*named.values()]
     with _client(host) as client:
         for tag in tags:
             client.show(tag)

@@ -282,6 +282,15 @@ def test_nothing_is_removed_where_one_is_not_there(daemon: FakeDaemon) -> None:
     assert list(daemon.models) == ["m:latest"]
 
 
+def test_a_tag_that_is_named_twice_is_removed_once(daemon: FakeDaemon) -> None:
+    """However it is written: asked for again, the daemon has it no more."""
+    daemon.models["b:latest"] = "b" * 64
+    done = command(daemon, "rm", "m", "m", "b", "M:latest", "--json")
+    assert (done.code, daemon.models) == (0, {})
+    assert json.loads(done.stdout) == {"removed": ["m", "b"]}
+    assert done.stderr == "removed m\nremoved b\n"
+
+
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
