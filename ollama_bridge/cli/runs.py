@@ -39,12 +39,15 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
     rows: list[dict[str, Any]] = []
     for run in _all_runs():
         size_bytes = sum(one.st_size for one in statuses(run))
+        stages = len(_stages(run))
+        state = _state(run, stages)
         rows.append(
             {
                 "name": run.name,
-                "stages": len(_stages(run)),
+                "state": state,
+                "stages": stages,
                 "size_bytes": size_bytes,
-                "finished": _is_finished(run),
+                "finished": state == "finished",
             }
         )
     if as_json:
@@ -54,7 +57,7 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
         [
             {
                 "NAME": row["name"],
-                "STATE": "finished" if row["finished"] else "unfinished",
+                "STATE": row["state"],
                 "STAGES": row["stages"],
                 "SIZE": output.size(row["size_bytes"]),
             }
@@ -139,13 +142,20 @@ def _all_runs() -> list[Path]:
     return sorted(folder for folder in folders if not is_note_alone(folder))
 
 
-def _is_finished(run: Path) -> bool:
-    """Whether nothing in it was begun only, and a build or a package has come to its end."""
+def _state(run: Path, stages: int) -> str:
+    """Finished: nothing in it was begun only, and a build or a package has come to its end.
+
+    What was never begun, or whose artefacts somebody removed, is empty.
+    """
     from ollama_bridge.drafts import holds_draft
     from ollama_bridge.papers import CARD_NAME  # written last
     from ollama_bridge.run_folder import is_run
 
-    return not holds_draft(run) and ((run / CARD_NAME).exists() or not is_run(run))
+    if holds_draft(run):
+        return "unfinished"
+    if is_run(run):
+        return "finished" if (run / CARD_NAME).exists() else "unfinished"
+    return "finished" if stages else "empty"
 
 
 def _stages(run: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from fakes.stops import disk_full_from
 from typer.testing import CliRunner
 
 from ollama_bridge import cli, pipeline
+from ollama_bridge.artifacts import MANIFEST_NAME
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion
 from ollama_bridge.config import Recipe, parse_recipe
@@ -157,21 +158,28 @@ def test_a_name_that_is_only_taken_is_no_run(tmp_path: Path) -> None:
 
 
 def test_runs_that_are_not_finished_are_told() -> None:
-    """One that was stopped within a stage, between two of them, or behind a finished one."""
+    """One that was stopped within a stage, between two of them, or behind a finished one.
+
+    A folder with nothing in it is none of a run that has come to its end.
+    """
     runs = home_dir() / "runs"
-    for name in ("between", "whole", "within", "values"):
+    for name in ("between", "empty", "whole", "within", "values"):
         (runs / name).mkdir(parents=True)
-        if name != "values":  # of `verify`, which writes no events
+        if name not in ("empty", "values"):  # those of `verify`, which writes no events
             (runs / name / EVENTS_NAME).touch()
+    (runs / "values" / "model").mkdir()
+    (runs / "values" / "model" / MANIFEST_NAME).touch()
     for name in ("whole", "within"):
         (runs / name / CARD_NAME).touch()
     draft_path(runs / "within" / "tags" / "mood").mkdir(parents=True)
     listed = CliRunner().invoke(cli.app, ["runs", "ls", "--json"])
     finished = {run["name"]: run["finished"] for run in json.loads(listed.stdout)}
-    assert finished == {"between": False, "whole": True, "within": False, "values": True}
+    ended = {"whole": True, "values": True}
+    assert finished == {"between": False, "empty": False, "within": False, **ended}
     rows = CliRunner().invoke(cli.app, ["runs", "ls"]).stdout.splitlines()
     assert [row.split()[1] for row in rows[1:]] == [
         "unfinished",
+        "empty",
         "finished",
         "finished",
         "unfinished",
