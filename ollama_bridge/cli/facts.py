@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ollama_bridge.cli.other_tags import messages_in
 from ollama_bridge.client import Conversation, ModelDetails
+from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
 from ollama_bridge.errors import ConfigError
 
 
@@ -48,8 +49,10 @@ def chat_facts(what: str, said: Conversation, details: ModelDetails) -> str:
         case "system":
             return said.system or details.system
         case "parameters":
-            own = "\n".join(f"{name:<30} {value}" for name, value in said.options.items())
-            return "\n".join(part for part in (details.parameters, own) if part)
+            asked = {"num_predict": DEFAULT_NUM_PREDICT, **said.options}
+            tags = (line for line in details.parameters.splitlines() if line.strip())
+            kept = [line for line in tags if line.split(maxsplit=1)[0] not in asked]
+            return "\n".join([*kept, *(f"{name:<30} {value}" for name, value in asked.items())])
         case "license":
             return str(details.raw.get("license") or "")
         case "modelfile":

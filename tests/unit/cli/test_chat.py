@@ -386,6 +386,22 @@ def test_the_model_can_be_looked_at(
     assert HELP in done.err
 
 
+def test_parameters_are_shown_once_as_they_are_in_effect(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the chat in place of the tag's, and the limit that ends an answer."""
+    shown = 'num_predict  64\nstop  "a"\nstop  "b"\ntop_k  5\nseed  1'
+    chat.daemon.shown = {**chat.daemon.shown, "parameters": shown}
+    chat("/set parameter num_predict 64", "/set parameter seed 2", "/show parameters")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    tags = [["stop", '"a"'], ["stop", '"b"'], ["top_k", "5"]]
+    assert lines == [*tags, ["num_predict", "64"], ["seed", "2"]]
+    chat.repl.said.options = {}
+    chat("/show parameters", "hi")
+    limit = chat.last["options"]["num_predict"]  # type: ignore[index]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["num_predict", str(limit)]
+
+
 @pytest.mark.parametrize("line", ["/bye", "/exit"])
 def test_goodbye(chat: Chat, line: str) -> None:
     """Ends the chat."""
