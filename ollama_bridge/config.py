@@ -372,7 +372,7 @@ def parse_recipe(
         RecipeError: with every problem found.
     """
     if not isinstance(data, dict):
-        raise RecipeError(source, ["the file must hold a mapping of sections"])
+        raise RecipeError(source, ["a recipe is a mapping of sections, as YAML writes it"])
     problems = apply_overrides(data, overrides, Recipe)
     problems += problems_by_key(data, Recipe)
     if problems:
@@ -404,7 +404,7 @@ def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
     try:
         data = read_yaml(file.read_text(encoding="utf-8"))
     except ValueError as exc:  # no UTF-8, or no YAML
-        raise RecipeError(str(path), [f"not readable as YAML: {exc}"]) from exc
+        raise RecipeError(str(path), [f"a recipe is YAML, which this is not: {exc}"]) from exc
     except OSError as exc:
         raise RecipeError(str(path), [f"cannot be read: {exc.strerror}"]) from exc
     return parse_recipe(data, source=str(path), overrides=overrides, base_dir=file.parent)

@@ -210,12 +210,12 @@ def test_relative_data_path_belongs_to_the_recipe_file(tmp_path: Path) -> None:
     assert load_recipe(file).data.path == tmp_path / "rows.csv"
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00", 'name = "a"', "[data]\nsource = 1"])
 def test_file_that_is_no_recipe_is_told(tmp_path: Path, text: str) -> None:
-    """Anything but a mapping is one clear error."""
-    file = tmp_path / "mine.yaml"
+    """Anything but a mapping is one clear error, which says what recipes are: not TOML."""
+    file = tmp_path / "mine.toml"
     file.write_text(text)
-    with pytest.raises(RecipeError):
+    with pytest.raises(RecipeError, match=r"a recipe is .*YAML"):
         load_recipe(file)
 
 
