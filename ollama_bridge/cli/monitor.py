@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, DaemonError
 
 if TYPE_CHECKING:
     from ollama_bridge.monitoring import Observer, Snapshot
@@ -52,7 +52,7 @@ def monitor(
     machine, wherever the daemon is.
 
     With --json every look is a line. In a pipe every look is a few lines of text, or nothing with
-    --prometheus.
+    --prometheus. With --count the exit code is 3 if the daemon did not answer the last look.
 
     Examples:
       ollama-bridge monitor
@@ -89,6 +89,8 @@ def monitor(
                 output.line_json({**asdict(snapshot), **told})
             elif prometheus is None:
                 Console(width=200, force_terminal=False).print(view(snapshot))
+    if newest[-1].problem is not None:
+        raise typer.Exit(DaemonError.exit_code)
 
 
 def _read_listening(text: str) -> tuple[str, int]:

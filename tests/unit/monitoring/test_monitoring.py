@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from ollama_bridge import cli
 from ollama_bridge.cli import monitor
 from ollama_bridge.cli.monitor_view import view
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, DaemonError
 from ollama_bridge.monitoring import (
     GPU,
     Loaded,
@@ -364,6 +364,28 @@ def test_a_queue_is_told_as_far_as_it_is_known(changed: dict[str, Any], words: s
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(view(replace(CALM, **changed)))
     assert words in console.export_text()
+
+
+def test_a_look_at_a_daemon_that_does_not_answer_is_no_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is printed all the same; and a daemon that is there again at the last look is."""
+    args = ["monitor", "--interval", "0.1", "--count"]
+    away = CliRunner().invoke(cli.app, [*args, "1", "--json", "--host", nobody_listens()])
+    assert away.exit_code == DaemonError.exit_code == 3
+    (look,) = map(json.loads, away.stdout.splitlines())
+    assert look["version"] is None
+    assert look["problem"] in look["alerts"][0]
+    with FakeDaemon() as daemon:
+        seen = iter([True, True, False])  # one before the first that is shown
+
+        def look_twice(self: Observer) -> Snapshot:
+            return replace(look_once(self), problem="no answer" if next(seen) else None)
+
+        look_once = Observer.look
+        monkeypatch.setattr(Observer, "look", look_twice)
+        back = CliRunner().invoke(cli.app, [*args, "2", "--host", daemon.host])
+    assert (back.exit_code, back.stdout.count("no answer")) == (0, 1)
 
 
 def test_the_command_gives_lines_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
