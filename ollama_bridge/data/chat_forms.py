@@ -13,6 +13,10 @@ from shlex import quote
 
 from ollama_bridge.data.problems import unused
 
+A_LINE = (
+    'a line looks like {"messages": [{"role": "user", "content": "..."}, '
+    '{"role": "assistant", "content": "..."}]}'
+)
 _LISTS = ("messages", "conversations", "conversation")
 # Of a speaker in ShareGPT's form -> the role. Tools speak too: such a conversation is not learnt.
 _SPEAKERS = {

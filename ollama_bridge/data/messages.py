@@ -18,6 +18,7 @@ from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import (
+    A_LINE,
     calls_tool,
     find_messages,
     in_our_words,
@@ -44,10 +45,6 @@ _SOURCE = "messages"
 # A document of more than this share of a file does not fit into what is held out of it.
 _LARGE_SHARE = 0.1
 _MIN_WAYS_ON = 10
-_HINT = (
-    'a line looks like {"messages": [{"role": "user", "content": "..."}, '
-    '{"role": "assistant", "content": "..."}]}'
-)
 # Of a whole line: an address beside a text may be no part of what is asked.
 _HAS_MEDIA = re.compile(r"has (\w+): only texts are learnt")
 # In jq's words false is not 0; a weight of what is asked, or of a line, is not looked at.
@@ -180,7 +177,7 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
     if not is_few:
         for number, reason in odd.items():
             problems.add(number, reason)
-    hint = _HINT if is_few else f"{_HINT}; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
+    hint = A_LINE if is_few else f"{A_LINE}; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
     if not is_few and 2 * sum("weight 0" in reason for reason in odd.values()) > len(odd):
         # The conversations that are left are learnt whole.
         kept = unused(path.with_name(f"{path.stem}-learnt.jsonl"))

@@ -11,13 +11,14 @@ from ollama_bridge.artifacts import Corpus, Work
 from ollama_bridge.atomic_files import write_json_atomic
 from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
+from ollama_bridge.data.chat_forms import A_LINE
 from ollama_bridge.data.cleaning import control_token
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.frames import find_frames
 from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.own_splits import advice_on_shared, held_out_first, take_splits
-from ollama_bridge.data.problems import numbers_text
+from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, numbers_text
 from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
     FILES,
@@ -41,6 +42,7 @@ _VERSION = 10  # raised when another corpus comes of the same files
 _LONG_SEARCH_TEXTS = 100_000
 # More near duplicates than this share are said with what keeps them.
 _MANY_NEAR_SHARE = 0.05
+_AS_SAID = f"give what was said without a chat template's marks; as messages {A_LINE}"
 # Of these results are published: they stay split as they were.
 _SINGLE_TEXTS_LAST = ("vader", "reviews")
 _NEAR_DUPLICATE = "near duplicate"
@@ -208,11 +210,17 @@ def _make_splits(
     if near > _MANY_NEAR_SHARE * len(fit):
         said = _lifted(near, "near duplicates", "near_duplicates", "keep")
         reporter.emit(Note(_STAGE, "warning", said))
+    is_rendered = len(forged) > MAX_LEFT_OUT_SHARE * len(collected.candidates)
+    hints = [_AS_SAID] if is_rendered else []
     longest = max(map(_chars, collected.candidates), default=0)
     if longest > data.max_chars:
         count = tally.left_out[_too_long(data.max_chars)].total()
         reporter.emit(Note(_STAGE, "warning", _lifted(count, "texts", "max_chars", longest)))
-    _check_labels(unique, task, tally, longest=longest, max_chars=data.max_chars)
+        hints.append(
+            f"--set data.max_chars={longest} (what is longer than max_length tokens of distill and "
+            "teacher.tune is left out in training)"
+        )
+    _check_labels(unique, task, tally, hint="; ".join(hints) or None)
     asked = Sizes(test=data.test_examples, validation=data.validation_examples)
     sizes = asked.scaled_to(len(unique))
     limits: dict[Split, tuple[str, int | None]] = {"train": ("max_examples", data.max_examples)}
@@ -256,6 +264,9 @@ def _make_splits(
     warnings = [*collected.warnings, *few_of_a_label(parts, task.labels)]
     if advice := advice_on_shared(shared):
         warnings.append(advice)
+    if is_rendered:
+        whole = f"{len(forged)} of {len(collected.candidates)} texts"
+        warnings.append(f"{whole} hold control tokens and are left out: {_AS_SAID}")
     for note in notes:
         reporter.emit(Note(_STAGE, "info", note))
     for warning in warnings:
@@ -356,26 +367,18 @@ def _leave_out_duplicates(
 
 
 def _check_labels(
-    candidates: Sequence[Candidate],
-    task: TaskSection,
-    tally: Tally,
-    *,
-    longest: int,
-    max_chars: int,
+    candidates: Sequence[Candidate], task: TaskSection, tally: Tally, *, hint: str | None
 ) -> None:
     """Raise where nothing is left, or a label of the task has nothing.
+
+    Args:
+        hint: What brings back what was left out.
 
     Raises:
         DataError: with what was left out, and why.
     """
     if not candidates:
-        raise DataError(
-            f"no usable examples: {_left_out_text(tally)}",
-            hint=f"--set data.max_chars={longest} (what is longer than max_length tokens of "
-            "distill and teacher.tune is left out in training)"
-            if longest > max_chars
-            else None,
-        )
+        raise DataError(f"no usable examples: {_left_out_text(tally)}", hint=hint)
     for label in task.labels:
         if not any(candidate.example.label == label for candidate in candidates):
             raise DataError(

@@ -15,6 +15,7 @@ import ollama_bridge.data.packages
 import ollama_bridge.data.prepare
 from ollama_bridge.artifacts import Corpus
 from ollama_bridge.config import DataSection, TaskSection
+from ollama_bridge.data.chat_forms import A_LINE
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import ConfigError, DataError
 from ollama_bridge.examples import Example, read_examples
@@ -210,6 +211,32 @@ def test_unusable_texts_are_counted(tmp_path: Path) -> None:
         "longer than 200 characters": 1,
         "same text under different labels": 2,
     }
+
+
+@pytest.mark.parametrize("others", [0, 40])
+def test_texts_that_are_rendered_already_are_told_how_to_be_given(
+    tmp_path: Path, others: int
+) -> None:
+    """With the marks of a chat template they would be turns within a turn."""
+    chooser = random.Random(1)
+    rows = [
+        {"text": f"{mark}{sentence(chooser)}", "label": ("positive", "negative")[n % 2]}
+        for mark, count in (("<|im_start|>user\n", 9), ("", others))
+        for n in range(count)
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data, heard = DataSection(source="table", path=path), Listener()
+    if others:
+        prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
+        (said,) = (note for note in heard.notes if note.startswith("9 of 49 texts hold control"))
+    else:
+        with pytest.raises(DataError, match="9 holds a control token") as caught:
+            prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out")
+        said = str(caught.value.hint)
+    assert said.endswith(
+        f"give what was said without a chat template's marks; as messages {A_LINE}"
+    )
 
 
 def test_what_a_limit_leaves_out_is_said_with_what_lifts_it(tmp_path: Path) -> None:
