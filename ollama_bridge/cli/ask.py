@@ -32,12 +32,7 @@ from ollama_bridge.cli.question_options import (
     read_options,
     read_think,
 )
-from ollama_bridge.errors import (
-    ConfigError,
-    DaemonError,
-    ModelNotFoundError,
-    UnsupportedFeatureError,
-)
+from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.answers import AnswerView
@@ -93,6 +88,7 @@ def run(
     """
     from ollama_bridge.cli.answers import AnswerView
     from ollama_bridge.client import Conversation
+    from ollama_bridge.client.refusals import no_images
     from ollama_bridge.client.requests import read_image
     from ollama_bridge.client.tag_limits import with_own_limit
 
@@ -126,7 +122,8 @@ def run(
             return
         of_vectors = {"truncate": truncate, "dimensions": dimensions}
         _refuse_unused(tag, of_vectors, "answers with text")
-        _refuse_unseen(tag, image, details)
+        if image and details.takes_images is False:
+            raise no_images(tag)
         conversation.options = with_own_limit(conversation.options, details)
         if not prompt and sys.stdin.isatty():
             _chat(client, conversation, view, details, pictures, verbose=verbose)
@@ -150,21 +147,6 @@ def _refuse_unused(tag: str, options_: Mapping[str, object], reason: str) -> Non
         raise ConfigError(
             f"{tag} {reason}: {named} would have no effect",
             hint=f"leave out {named}: ollama-bridge run {quote(tag)} ...",
-        )
-
-
-def _refuse_unseen(tag: str, image: list[Path] | None, details: ModelDetails) -> None:
-    """Refuse images that the model cannot see: Ollama 0.24 leaves them out without a word.
-
-    Raises:
-        UnsupportedFeatureError: so it is.
-    """
-    if image and details.capabilities and not {"vision", "audio"} & set(details.capabilities):
-        raise UnsupportedFeatureError(
-            f"{tag!r} takes no images",
-            status_code=400,  # as later versions answer
-            hint=f"see what the model can do: ollama-bridge show {quote(tag)}",
-            model=tag,
         )
 
 
@@ -203,6 +185,7 @@ def _chat(
 
     repl = Repl(client, conversation, view)
     repl.verbose, repl.images = verbose, pictures
+    repl.sees[conversation.model] = details.takes_images
     repl.recall(details)
     talk(repl)
 
@@ -224,7 +207,7 @@ def _ask_once(
 
     meanwhile = partial(load_ahead, client, conversation)
     text = whole_prompt(words, command="run", tag=conversation.model, meanwhile=meanwhile)
-    if {"vision", "audio"} & set(details.capabilities):
+    if details.takes_images:
         rest, more = with_images(words)  # not of what is piped in: others wrote it
         text, pictures = text.removesuffix(words) + rest, [*pictures, *map(read_image, more)]
     question = conversation.question(text, pictures)
@@ -258,6 +241,7 @@ def generate(
       ollama-bridge generate review-sentiment "Works like a charm."
       ollama-bridge generate review-sentiment "Works like a charm." --json
     """
+    from ollama_bridge.client.refusals import no_images
     from ollama_bridge.client.tag_limits import with_own_limit
 
     text = whole_prompt(prompt or "", command="generate", tag=tag)
@@ -265,7 +249,8 @@ def generate(
     with connect(host) as client:
         details = client.show(tag)
         check_is_prompt(prompt or "", think, details)
-        _refuse_unseen(tag, image, details)
+        if image and details.takes_images is False:
+            raise no_images(tag)
         given = with_own_limit(given, details)
         reply = client.generate(
             tag,

@@ -110,6 +110,7 @@ def chat(
         view = AnswerView(markdown=markdown, show_thinking=not hide_thinking, as_json=as_json)
         repl = Repl(client, conversation, view)
         repl.verbose = verbose
+        repl.sees[tag] = details.takes_images
         if compare is not None:
             repl.do(f"/compare {compare}")
         if sys.stdin.isatty():

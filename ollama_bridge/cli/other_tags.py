@@ -10,6 +10,7 @@ from ollama_bridge.cli.output import say
 from ollama_bridge.cli.question_options import LEVELS
 from ollama_bridge.client import Client, Conversation, ModelDetails
 from ollama_bridge.client.conversation import Turn
+from ollama_bridge.client.refusals import no_images
 from ollama_bridge.client.tag_limits import with_own_limit
 from ollama_bridge.errors import ModelNotFoundError
 
@@ -54,9 +55,27 @@ def unheard(
     return list(turns)
 
 
+def check_seen(
+    tag: str, turns: Sequence[Turn], details: ModelDetails, *, unanswered: Mapping[str, Any] | None
+) -> None:
+    """Refuse turns, and a question that had no answer, with images that a tag cannot see.
+
+    Raises:
+        UnsupportedFeatureError: there are some.
+    """
+    questions = [*(turn.question for turn in turns), unanswered or {}]
+    if details.takes_images is False and any("images" in question for question in questions):
+        raise no_images(tag)
+
+
 def without_heard(said: Conversation, details: ModelDetails) -> Conversation:
-    """A loaded chat that sends no turn that its tag has in it: the daemon does that by itself."""
+    """A loaded chat that sends no turn that its tag has in it: the daemon does that by itself.
+
+    Raises:
+        UnsupportedFeatureError: it sends images that the tag cannot see.
+    """
     turns = unheard(said.turns, messages_in(details))
+    check_seen(said.model, turns, details, unanswered=None)
     heard = said.turns[: len(said.turns) - len(turns)]
     if heard:
         say(f"({said.model} already contains {len(heard)} of these turns)")

@@ -15,6 +15,7 @@ from ollama_bridge.cli.chat_lines import words
 from ollama_bridge.cli.facts import chat_facts
 from ollama_bridge.cli.images import with_images
 from ollama_bridge.cli.other_tags import (
+    check_seen,
     messages_in,
     settings_for,
     show_if_there,
@@ -26,6 +27,7 @@ from ollama_bridge.cli.question_options import LEVELS
 from ollama_bridge.client import Client, Conversation, ModelDetails, Session, Text
 from ollama_bridge.client.model_names import name_key
 from ollama_bridge.client.options import check_options
+from ollama_bridge.client.refusals import no_images
 from ollama_bridge.client.requests import read_image
 from ollama_bridge.client.session import SessionEvent
 from ollama_bridge.errors import ConfigError, OllamaBridgeError
@@ -79,7 +81,7 @@ class Repl:
         self.is_typed = True  # by a person, who goes on after Ctrl-C
         self._turned = False  # the last of two models is asked first
         self.images: list[bytes] = []  # that go with the next question
-        self._sees: dict[str, bool] = {}  # which tags take images or sounds, as far as asked
+        self.sees: dict[str, bool | None] = {}  # which tags take images, as far as asked
         self.failed: OllamaBridgeError | None = None  # the last error that was told
 
     @property
@@ -141,6 +143,9 @@ class Repl:
     def _ask(self, text: str, paths: Sequence[Path] = ()) -> None:
         images = [*self.images, *map(read_image, paths)]
         self.images = []
+        for tag in self.sessions if images else ():
+            if self._takes_images(tag) is False:
+                raise no_images(tag)
         asked = {name: one.stream(text, images=images) for name, one in self.sessions.items()}
         self._show(asked, self.said.question(text, images))
 
@@ -153,10 +158,10 @@ class Repl:
             return text, []
         return with_images(text)
 
-    def _takes_images(self, tag: str) -> bool:
-        if tag not in self._sees:
-            self._sees[tag] = bool({"vision", "audio"} & set(self.client.show(tag).capabilities))
-        return self._sees[tag]
+    def _takes_images(self, tag: str) -> bool | None:
+        if tag not in self.sees:
+            self.sees[tag] = self.client.show(tag).takes_images
+        return self.sees[tag]
 
     def _show(self, answers: dict[str, _Events], question: dict[str, Any] | None) -> None:
         if len(answers) > 1:
@@ -294,7 +299,7 @@ class Repl:
             without = "" if conversation.system is None else "; without the text of /system"
             conversation.system = None
         self.sessions = {conversation.model: Session(self.client, conversation)}
-        self._sees = {}  # the tag may be another model by now
+        self.sees = {}  # the tag may be another model by now
         say(f"({conversation.model}, {len(conversation.turns)} turns{without})")
         if details is not None and self.is_typed:
             self.recall(details)
@@ -350,7 +355,9 @@ class Repl:
         earlier = first_has[: len(first_has) - len(heard)]
         said = [*self.said.heard, *self.said.turns]
         new = unheard(said, messages_in(details), first=earlier)
-        other.go_back((new, self.said.dropped), unanswered=self.session.unanswered)
+        unanswered = self.session.unanswered
+        check_seen(tag, new, details, unanswered=unanswered)
+        other.go_back((new, self.said.dropped), unanswered=unanswered)
         self.sessions, self._turned = {first: self.session, tag: other}, False
         say(f"({first} and {tag} are asked in turn; end it with /compare off)")
 

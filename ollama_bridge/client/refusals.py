@@ -38,6 +38,16 @@ def error_text(data: object) -> str:
     return " ".join(str(found).split())
 
 
+def no_images(model: str) -> UnsupportedFeatureError:
+    """The error for images that a model cannot see: Ollama 0.24 leaves them out without a word."""
+    return UnsupportedFeatureError(
+        f"{model!r} takes no images",
+        status_code=400,  # as later versions answer
+        hint=f"see what the model can do: ollama-bridge show {quote(model)}",
+        model=model,
+    )
+
+
 def rejection(status_code: int, message: str, *, model: str | None) -> DaemonError:
     """The error for an answer with an error status."""
     shown = _inner_message(message)[:500] or _phrase(status_code)

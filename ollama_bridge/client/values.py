@@ -221,6 +221,12 @@ class ModelDetails:
     think_levels: tuple[str, ...] = ()
 
     @property
+    def takes_images(self) -> bool | None:
+        """Whether it takes images, or sounds; None: the daemon does not say."""
+        can = set(self.capabilities)
+        return bool({"vision", "audio"} & can) if can else None
+
+    @property
     def own_limit(self) -> int | None:
         """Tokens after which the tag's own ``num_predict`` ends an answer; None: it sets none."""
         own = re.search(r"^\s*num_predict\s+(\d+)\s*$", self.parameters, re.MULTILINE)

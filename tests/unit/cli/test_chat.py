@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes.chats import Chat
+from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon, Fault, Turn
 from fakes.terminal import Terminal
 from prompt_toolkit.application import create_app_session
@@ -18,6 +19,7 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.cli.chat import typed
 from ollama_bridge.cli.chat_lines import LineReader
 from ollama_bridge.cli.repl import HELP, EndOfChat
+from ollama_bridge.client import Conversation
 
 
 @pytest.fixture
@@ -445,3 +447,39 @@ def test_a_path_is_only_words_where_nobody_would_send_it(
     assert chat.last["messages"] == [{"role": "user", "content": pasted}]
     chat(asked)
     assert chat.last["messages"][-1]["images"] == ["Mg=="]  # type: ignore[index]
+
+
+def test_images_for_a_model_that_takes_none_are_refused(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Ollama 0.24 would answer without them: the next question, and those that were said before."""
+    image, file = tmp_path / "a.png", tmp_path / "a.json"
+    image.write_bytes(b"2")
+    seeing = {**daemon.shown, "capabilities": ["completion", "vision"]}
+    daemon.made = {"m:latest": seeing, "other:latest": {"capabilities": ["completion"]}}
+    refused = "error: 'other' takes no images"
+    chat = Chat(daemon)
+    with chat.client:
+        for lines in (
+            ("/load other", "/compare m", f"What is {image}?"),
+            ("/load m", "/compare other", f"What is {image}?"),
+        ):
+            chat(*lines)
+            assert refused in capsys.readouterr().err
+            assert not daemon.questions
+        chat("/compare off", f"What is {image}?", f"/save {file}", "/compare other")
+        assert refused in capsys.readouterr().err
+        assert list(chat.repl.sessions) == ["m"]
+        chat.repl.session.go_back(([], []), unanswered=chat.repl.said.turns[-1].question)
+        chat("/compare other")
+        assert refused in capsys.readouterr().err
+        kept = Conversation.load(file)
+        replace(kept, model="other").save(file)
+        chat(f"/load {file}", "and?")
+        assert refused in capsys.readouterr().err
+        assert [one["model"] for one in daemon.questions] == ["m", "m"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLLAMA_HOST", daemon.host)
+        done = run_in_process(patch, ["chat", "other", "--load", str(file)], "and?\n")
+    assert (done.code, refused in done.stderr) == (3, True)
+    assert len(daemon.questions) == 2

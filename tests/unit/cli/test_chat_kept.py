@@ -249,6 +249,7 @@ def test_a_file_keeps_the_turns_that_its_tag_has_in_it(
 def test_a_tag_has_not_heard_what_its_picture_showed(chat: Chat, tmp_path: Path) -> None:
     """It keeps none: the turn goes with its picture, and what was said of it after that."""
     file = tmp_path / "a.json"
+    chat.daemon.shown = {**chat.daemon.shown, "capabilities": ["completion", "vision"]}
     chat("zero")
     chat.repl.images = [b"\x89PNG\r\n\x1a\n"]
     chat("one", "two", "/save mine")
@@ -314,6 +315,7 @@ def test_images_are_not_lost_in_the_tag_that_answers(
 ) -> None:
     """A tag has no room for them, and the chat would forget them."""
     chat.daemon.statuses = [{"status": "success"}]
+    chat.daemon.shown = {**chat.daemon.shown, "capabilities": ["completion", "vision"]}
     chat("one", "/save mine", "/load mine")
     chat.repl.images = [b"\x89PNG\r\n\x1a\n"]
     chat("two", "/save mine")
