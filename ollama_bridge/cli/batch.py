@@ -93,7 +93,7 @@ def batch(
       ollama-bridge batch in.jsonl out.jsonl --model my-model --host box1 --host box2
     """
     from ollama_bridge.client.batch import ask_all
-    from ollama_bridge.client.tag_limits import leave_limits_to_the_tags
+    from ollama_bridge.client.tag_limits import fit_to_the_tags
     from ollama_bridge.daemon.ensure import ensure_daemon
 
     defaults = {
@@ -119,7 +119,7 @@ def batch(
     ):
         if not host:
             ensure_daemon(reporter=reporter)
-        are_limits_known = leave_limits_to_the_tags(requests, host or [None])
+        are_limits_known = fit_to_the_tags(requests, host or [None])
         events = ask_all(
             requests,
             answers.with_name(f"{answers.name}.log"),

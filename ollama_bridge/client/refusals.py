@@ -38,10 +38,14 @@ def error_text(data: object) -> str:
     return " ".join(str(found).split())
 
 
-def no_images(model: str) -> UnsupportedFeatureError:
-    """The error for images that a model cannot see: Ollama 0.24 leaves them out without a word."""
+def no_images(model: str, *, where: str = "") -> UnsupportedFeatureError:
+    """The error for images that a model cannot see: Ollama 0.24 leaves them out without a word.
+
+    Args:
+        where: They are, to be put in front of the message.
+    """
     return UnsupportedFeatureError(
-        f"{model!r} takes no images",
+        f"{where}{model!r} takes no images",
         status_code=400,  # as later versions answer
         hint=f"see what the model can do: ollama-bridge show {quote(model)}",
         model=model,

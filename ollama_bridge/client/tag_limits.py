@@ -1,13 +1,14 @@
-"""The limit of an answer that a tag sets itself: it goes before the client's own."""
+"""What a tag itself says of its questions: the limit of an answer, and whether it takes images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.model_check import SOON
 from ollama_bridge.client.options import Options
+from ollama_bridge.client.refusals import no_images
 from ollama_bridge.client.values import ModelDetails
 from ollama_bridge.errors import (
     DaemonBusyError,
@@ -27,7 +28,7 @@ def with_own_limit(options: Options, details: ModelDetails) -> dict[str, Any]:
     return ({} if own is None else {"num_predict": own}) | given
 
 
-def leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> bool:
+def fit_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str | None]) -> bool:
     """Let questions that say none have the ``num_predict`` of their tags; changes their options.
 
     Args:
@@ -37,14 +38,24 @@ def leave_limits_to_the_tags(requests: list[dict[str, Any]], hosts: Sequence[str
         Whether the tags' own are known, or none is wanted.
 
     Raises:
+        UnsupportedFeatureError: one has images that its tag does not take.
         DaemonError: no daemon can be asked.
     """
     open_ = [one for one in requests if (one.get("options") or {}).get("num_predict") is None]
-    models = {str(one["model"]) for one in open_}
-    details = _details(models, hosts) if open_ else {}
+    seen = {number: one for number, one in enumerate(requests, start=1) if _has_images(one)}
+    models = {str(one["model"]) for one in (*open_, *seen.values())}
+    details = _details(models, hosts) if models else {}
+    for number, one in seen.items() if details else ():
+        if details[str(one["model"])].takes_images is False:
+            raise no_images(str(one["model"]), where=f"request {number}: ")
     for one in open_ if details else ():
         one["options"] = with_own_limit(one.get("options") or {}, details[str(one["model"])])
-    return details.keys() == models
+    return bool(details) or not open_
+
+
+def _has_images(request: Mapping[str, Any]) -> bool:
+    said = [request, *(request.get("messages") or ())]
+    return any(isinstance(one, Mapping) and one.get("images") for one in said)
 
 
 def _details(models: set[str], hosts: Sequence[str | None]) -> dict[str, ModelDetails]:

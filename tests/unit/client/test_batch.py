@@ -41,6 +41,7 @@ from ollama_bridge.errors import (
     ModelNotFoundError,
     OllamaBridgeError,
     RequestRejectedError,
+    UnsupportedFeatureError,
 )
 
 MODELS = {"m:latest": "d" * 64}
@@ -544,6 +545,26 @@ def test_a_tag_s_own_limit_holds_in_a_batch(daemon: FakeDaemon, tmp_path: Path) 
         assert limits == asked
         # For its limit, and for what a log that is there may call it; not once a line.
         assert [one.path for one in daemon.asked].count("/api/show") <= 2
+
+
+def test_images_for_a_tag_that_takes_none_are_refused_in_a_batch(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Before anything is asked: Ollama 0.24 would answer without them. Known limits or not."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    shown = {"role": "user", "content": "What is it?", "images": [__file__]}
+    args = ["batch", str(source), str(target), "--model", "m", "--host", daemon.host, "-q"]
+    for more in ([], ["-p", "num_predict=5"]):
+        for line in ({"prompt": "What is it?", "images": [__file__]}, {"messages": [shown]}):
+            source.write_text("".join(f"{json.dumps(one)}\n" for one in ({"prompt": "a"}, line)))
+            error = CliRunner().invoke(cli.app, [*args, *more]).exception
+            assert isinstance(error, UnsupportedFeatureError)
+            assert error.message == "request 2: 'm' takes no images"
+    assert daemon.questions == []
+    assert sorted(tmp_path.iterdir()) == [source]
+    for capabilities in (["completion", "vision"], []):  # of none is told: then nobody knows
+        daemon.shown = {**daemon.shown, "capabilities": capabilities}
+        assert CliRunner().invoke(cli.app, [*args, "-p", "num_predict=5"]).exit_code == 0
 
 
 def test_a_daemon_that_does_not_show_models_is_asked_all_the_same(
