@@ -18,6 +18,7 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.ensure import ensure_daemon
 from ollama_bridge.daemon.era import NO_ADAPTER, has_limit
+from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.models.references import parse_reference
@@ -30,7 +31,7 @@ from ollama_bridge.package_settings import (
     read_settings,
 )
 from ollama_bridge.papers import read_license, write_card
-from ollama_bridge.publication import check_publication, publish
+from ollama_bridge.publication import check_publication, publish, publish_command
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import ReferenceValues, noise_types_of
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
@@ -374,11 +375,20 @@ class _Package:
             unsent = f"{model.tag} is not published: its proof failed"
             self.reporter.emit(Note("publish", "warning", unsent))
             return
-        publish(
-            model.tag,
-            publish_to,
-            run_dir=self.run_dir,
-            insecure=insecure,
-            host=self.host,
-            reporter=self.reporter,
-        )
+        try:
+            publish(
+                model.tag,
+                publish_to,
+                run_dir=self.run_dir,
+                insecure=insecure,
+                host=self.host,
+                reporter=self.reporter,
+            )
+        except OllamaBridgeError as exc:
+            command = publish_command(
+                model.tag, publish_to, run_dir=self.run_dir, insecure=insecure, host=self.host
+            )
+            exc.message = f"{model.tag} is made and proven, but not published: {exc.message}"
+            exc.args = (exc.message,)  # which str() shows
+            exc.hint = f"{exc.hint}; the tag alone: {command}" if exc.hint else command
+            raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from ollama_bridge.assets import home_dir
@@ -149,6 +150,18 @@ def publish(
             done = _send(target, *files, added, mount_from, reporter)
         timer.finish(Path(str(target)), {"digest": done.digest, "sent_bytes": done.sent_bytes})
         return done
+
+
+def publish_command(
+    tag: str, reference: str, *, run_dir: Path, insecure: bool = False, host: str | None = None
+) -> str:
+    """The command that publishes a tag which is there, with the card of the run that made it."""
+    command = f"ollama-bridge publish {tag} {quote(reference)}"
+    if run_dir.parent != home_dir() / "runs":  # else it is found by the tag
+        command += f" --run {quote(str(run_dir))}"
+    if insecure:
+        command += " --insecure"
+    return f"{command} --host {quote(host)}" if host else command
 
 
 def check_publication(reference: str, *, insecure: bool = False) -> None:

@@ -32,6 +32,7 @@ from ollama_bridge.errors import (
     ModelError,
     ModelfileError,
     OllamaBridgeError,
+    RegistryError,
 )
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
@@ -505,29 +506,60 @@ def test_one_process_packages_in_a_folder(tiny_checkpoint: Path, tmp_path: Path)
     assert [path.name for path in out.iterdir()] == [".run.lock"]
 
 
-def test_only_what_was_proven_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `--force` kept stays in the daemon, under its other name, and that is said."""
-    published: list[tuple[object, ...]] = []
-    forced = False
+@pytest.fixture
+def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Registering makes tags of these facts, of which no daemon knows."""
+    facts: dict[str, object] = {"tag": "my-model", "forced": False}
 
     def register(*_: object, out_dir: Path, **__: object) -> RegisteredModel:
         with open_draft(out_dir, Work("registered_model", "register", 1)) as draft:
             draft.restart()
-            return RegisteredModel(out_dir, draft.commit({"tag": "my-model", "forced": forced}))
+            return RegisteredModel(out_dir, draft.commit(dict(facts)))
 
     monkeypatch.setattr(registration, "register", register)
+    monkeypatch.setattr(packaging, "write_card", lambda *_, **__: None)
+    return facts
+
+
+def test_only_what_was_proven_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registered: dict[str, object]
+) -> None:
+    """What `--force` kept stays in the daemon, under its other name, and that is said."""
+    published: list[tuple[object, ...]] = []
     monkeypatch.setattr(packaging, "publish", lambda *args, **_: published.append(args))
-    monkeypatch.setattr(packaging, "write_card", lambda *_, **__: None)  # the daemon has no tag
     trained = tiny_exports(tmp_path / "trained", seed=0, system=TRAINED_WITH).checkpoint
     to = "registry.example/team/my-model:1"
     with FakeDaemon() as daemon:
         words = ["package", str(trained.path), "my-model", "--force", "--publish", to, "--json"]
         words += ["--out", str(tmp_path / "run"), "--host", daemon.host]
         proven = run_in_process(monkeypatch, words)
-        forced = True
+        registered["forced"] = True
         unproven = run_in_process(monkeypatch, words)
     assert published == [("my-model", to)]
     assert [done.code for done in (proven, unproven)] == [0, 0]
     assert [json.loads(done.stdout)["published"] for done in (proven, unproven)] == [to, None]
     assert "is not published" not in proven.stderr
     assert "is not published" in unproven.stderr
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_tag_whose_registry_is_dead_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is the registry's, with what was done and the command that does the rest."""
+    trained = tiny_exports(tmp_path / "trained", seed=0, system=TRAINED_WITH).checkpoint
+    run, dead = tmp_path / "my run", RegistryError("registry is dead", hint="start it")
+
+    def fail(*_: object, **__: object) -> None:
+        raise dead
+
+    monkeypatch.setattr(packaging, "publish", fail)
+    to = "127.0.0.1:1/team/my-model:1"
+    with FakeDaemon() as daemon:
+        words = ["package", str(trained.path), "my-model", "--publish", to, "--out", str(run)]
+        done = run_in_process(monkeypatch, [*words, "--insecure", "--host", daemon.host])
+    assert done.code == RegistryError.exit_code
+    said = "error: my-model is made and proven, but not published: registry is dead\n"
+    again = f"ollama-bridge publish my-model {to} --run '{run}' --insecure --host {daemon.host}"
+    assert done.stderr.endswith(f"{said}fix:   start it; the tag alone: {again}\n")
+    assert f"error: {dead}\n" == said
