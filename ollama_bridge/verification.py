@@ -35,8 +35,10 @@ from ollama_bridge.registry.attachments import read_attachments
 from ollama_bridge.registry.manifest import parse_manifest
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
 from ollama_bridge.tag_parameters import choose_parameters
-from ollama_bridge.verify.bounds import recorded_noise
+from ollama_bridge.verify.bounds import bounds_of, recorded_noise
+from ollama_bridge.verify.carried import carries_others
 from ollama_bridge.verify.certificate import (
+    CARRIES_OTHERS,
     LOG_PROBABILITIES,
     METADATA,
     NOT_COMPARED,
@@ -118,6 +120,7 @@ def verify_tag(
                 certificate = _with_checks(certificate, (types,), before=LOG_PROBABILITIES)
         if against is not None:
             certificate = _with_file(certificate, blob, against, details.model_info)
+            certificate = _with_carried(certificate, reference, details.model_info)
         attached = _check_attachments(client, tag)
         if attached is not None:
             checks = (*certificate.checks, attached)
@@ -213,6 +216,17 @@ def _with_file(
             certificate = _with_checks(certificate, (whole,), before=TOKEN_COUNT)
         return _with_tensors(certificate, blob.path, checkpoint.path)
     return _with_number(certificate, LOG_PROBABILITIES, NOT_COMPARED, why)
+
+
+def _with_carried(
+    certificate: Certificate, reference: ReferenceValues, metadata: Mapping[str, Any]
+) -> Certificate:
+    """Say if the tag carries other values than its checkpoint's: by them it would be refused."""
+    bounds = bounds_of(certificate.type, reference, recorded=recorded_noise(metadata))
+    if not carries_others(metadata.get(REFERENCE_KEY), reference, bounds):
+        return certificate
+    said = "the values that it carries are another model's, so that it is proven only --against "
+    return _with_number(certificate, LOG_PROBABILITIES, CARRIES_OTHERS, f"{said}its checkpoint")
 
 
 def _whole_vocabulary(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> Check | None:

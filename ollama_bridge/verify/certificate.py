@@ -25,10 +25,10 @@ METADATA, TENSORS = "metadata", "tensors"
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 # Keys of the numbers of a check: parameters that the tag does not set, those that it sets otherwise
 # than its checkpoint, capabilities that its TEMPLATE does without, and those that nothing proves;
-# why its file was not compared.
+# why its file was not compared; and whether it carries the values of another model.
 LEFT_TO_DAEMON, SET_OTHERWISE = "left_to_daemon", "set_otherwise"
 GIVEN_UP, OFFERED = "given_up", "offered_unproven"
-NOT_COMPARED = "file_not_compared"
+NOT_COMPARED, CARRIES_OTHERS = "file_not_compared", "carries_others"
 
 # By the check, where it has one of its own, or by its layer.
 _HINTS: dict[str, str] = {
@@ -75,7 +75,8 @@ class Check(BaseModel):
             tag does not set, ``set_otherwise`` which a tag sets otherwise than its checkpoint,
             ``given_up`` what the TEMPLATE of a tag of ours does without, ``offered_unproven`` what
             a TEMPLATE offers that the checkpoint has not (``verify.settings``),
-            ``file_not_compared`` why the file was not held against a checkpoint that was given.
+            ``file_not_compared`` why the file was not held against a checkpoint that was given,
+            ``carries_others`` that the tag's own values are another model's than that checkpoint's.
         difference: The first difference, in words.
     """
 
@@ -153,6 +154,7 @@ class Certificate(BaseModel):
             + (f"; it leaves to Ollama's defaults: {left}" if left else "")
             + (f"; it sets {set_otherwise}" if set_otherwise else "")
             + (f"; its tensors and metadata were not compared: {unread}" if unread else "")
+            + (f"; {numbers[CARRIES_OTHERS]}" if CARRIES_OTHERS in numbers else "")
         )
 
     def raise_if_failed(self) -> None:

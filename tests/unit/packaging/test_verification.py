@@ -24,7 +24,13 @@ from ollama_bridge.errors import (
     RequestRejectedError,
 )
 from ollama_bridge.inspection import verify
-from ollama_bridge.reference import NOISE_DIFFERENCE_KEY, NOISE_MEAN_KL_KEY, REFERENCE_KEY
+from ollama_bridge.reference import (
+    NOISE_DIFFERENCE_KEY,
+    NOISE_MEAN_KL_KEY,
+    REFERENCE_KEY,
+    ReferenceValues,
+    TokenScore,
+)
 from ollama_bridge.reporting import Event, NullReporter, Progress
 from ollama_bridge.retrieval import pull_through_daemon
 from ollama_bridge.verification import type_of, verify_tag
@@ -234,6 +240,71 @@ def test_a_stop_that_cuts_the_checkpoint_s_answer_fails() -> None:
     assert verify_changed(stop=["<|im_end|>", "### User"]).passed
 
 
+def checkpoint_of(daemon: FakeDaemon, folder: Path) -> Checkpoint:
+    """The one that a daemon serves, without weights."""
+    (folder / "reference.json").write_text(daemon.reference.to_json())
+    work = Work("checkpoint", "import", 1)
+    return Checkpoint(folder, Manifest(work, {}, {}, {}, created_at=""))
+
+
+def of_other_weights(values: ReferenceValues) -> ReferenceValues:
+    """Values at the same places."""
+    sure = (TokenScore(6, "No", -0.1), TokenScore(5, "Yes", -2.4), TokenScore(2, None, -6.0))
+    changed = [one.model_copy(update={"top": sure}) for one in values.conversations]
+    return values.model_copy(update={"conversations": tuple(changed), "answers": ()})
+
+
+def of_another_format(values: ReferenceValues) -> ReferenceValues:
+    """Values at other places, behind the same system prompt."""
+    changed = [
+        one.model_copy(update={"rendered": f"[INST] {one.name}"}) for one in values.conversations
+    ]
+    return values.model_copy(update={"conversations": tuple(changed)})
+
+
+def under_another_system_prompt(values: ReferenceValues) -> ReferenceValues:
+    """The model's own values, which cannot be compared."""
+    changed = of_another_format(values).conversations
+    return values.model_copy(update={"system": "Be long.", "conversations": changed})
+
+
+def as_they_were_measured_elsewhere(values: ReferenceValues) -> ReferenceValues:
+    """The model's own values, by a machine that adds in another order."""
+    near = tuple(one._replace(logprob=one.logprob - 0.001) for one in values.conversations[0].top)
+    changed = [one.model_copy(update={"top": near}) for one in values.conversations]
+    return values.model_copy(update={"conversations": tuple(changed)})
+
+
+@pytest.mark.parametrize(
+    ("change", "is_others"),
+    [
+        (of_other_weights, True),
+        (of_another_format, True),
+        (under_another_system_prompt, False),
+        (as_they_were_measured_elsewhere, False),
+        (lambda values: values, False),
+    ],
+)
+def test_values_of_another_model_are_said_where_the_checkpoint_proves_the_tag(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[ReferenceValues], ReferenceValues],
+    is_others: bool,
+) -> None:
+    """Whoever has the tag alone would find that it is not what it says."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    daemon = daemon_with({})
+    carried = change(daemon.reference).to_json()
+    daemon.model_info = {**daemon.model_info, REFERENCE_KEY: carried}
+    checkpoint = checkpoint_of(daemon, tmp_path)
+    certificate = verify_tag("m:latest", client=cast(Client, daemon), against=checkpoint)
+    assert certificate.passed, certificate.first_failure
+    assert ("; the values that it carries are another model's, so" in certificate.verdict) is (
+        is_others
+    )
+
+
 @pytest.mark.parametrize(
     ("request_", "why"),
     [
@@ -248,9 +319,7 @@ def test_a_file_that_was_not_compared_is_said(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     daemon = daemon_with({}, **request_)
-    (tmp_path / "reference.json").write_text(daemon.reference.to_json())
-    work = Work("checkpoint", "import", 1)
-    checkpoint = Checkpoint(tmp_path, Manifest(work, {}, {}, {}, created_at=""))
+    checkpoint = checkpoint_of(daemon, tmp_path)
     certificate = verify_tag("m:latest", client=cast(Client, daemon), against=checkpoint)
     assert certificate.passed, certificate.first_failure
     assert f"; its tensors and metadata were not compared: {why}" in certificate.verdict
