@@ -164,11 +164,14 @@ class _Package:
 
     def run(self) -> RegisteredModel:
         """All of them, in order. A bad checkpoint is told before a daemon is started for it."""
+        from ollama_bridge.models.merge import base_with_values
+
         if any(text and text.startswith(IN_OLLAMA) for text in (self.checkpoint, self.base)):
             self.ensure_daemon()
         parts, original = self.resolve()
         whole = self.with_chat_template(original)
         self.check_can_be_written(whole)
+        lora = None if parts is None else self.convert_adapter(*parts)
         source_tag = self.find_source_tag(whole)
         probes = find_probes(
             whole,
@@ -178,10 +181,10 @@ class _Package:
             of_source=None if source_tag is None else source_tag.system,
             reporter=self.reporter,
         )
-        source, lora = self.with_values(whole, probes), None
-        if parts is not None:
-            source, lora = self.take_apart(*parts, source)
-        if lora is None:
+        source = self.with_values(whole, probes)
+        if parts is not None and lora is not None:
+            source = base_with_values(parts[1], source, out_dir=self.run_dir / "base")
+        else:
             source = self.with_renderer(whole, source, probes)
         gguf = self.convert(source)
         return self.register(gguf, lora, probes, source_tag)
@@ -238,6 +241,22 @@ class _Package:
 
             check_reachable(checkpoint, self.target)
 
+    def convert_adapter(self, adapter: Path, base: Checkpoint) -> AdapterFile | None:
+        """The adapter's file, made before values are computed, as not every adapter can be one.
+
+        None: the daemon takes no adapter.
+        """
+        from ollama_bridge.conversion import convert_adapter
+
+        self.ensure_daemon()  # its version decides
+        version = self.client.version()
+        if has_limit(version, NO_ADAPTER):
+            said = f"Ollama {version} accepts no LoRA adapter: {NO_ADAPTER.instead}"
+            self.reporter.emit(Note("package", "warning", said))
+            return None
+        out_dir = self.run_dir / "adapter"
+        return convert_adapter(adapter, base, out_dir=out_dir, reporter=self.reporter)
+
     def find_source_tag(self, checkpoint: Checkpoint) -> SourceTag | None:
         """The tag that it is made of, where it is made of one."""
         reference = parse_reference(self.checkpoint)
@@ -266,23 +285,6 @@ class _Package:
             noise_types=noise_types_of(self.gguf_type) if self.target is None else (),
             reporter=self.reporter,
         )
-
-    def take_apart(
-        self, adapter: Path, base: Checkpoint, whole: Checkpoint
-    ) -> tuple[Checkpoint, AdapterFile | None]:
-        """Base and adapter for two files; or the whole model, where the daemon takes no adapter."""
-        from ollama_bridge.conversion import convert_adapter
-        from ollama_bridge.models.merge import base_with_values
-
-        self.ensure_daemon()  # its version decides
-        version = self.client.version()
-        if has_limit(version, NO_ADAPTER):
-            said = f"Ollama {version} accepts no LoRA adapter: {NO_ADAPTER.instead}"
-            self.reporter.emit(Note("package", "warning", said))
-            return whole, None
-        out_dir = self.run_dir / "adapter"
-        lora = convert_adapter(adapter, base, out_dir=out_dir, reporter=self.reporter)
-        return base_with_values(base, whole, out_dir=self.run_dir / "base"), lora
 
     def with_renderer(
         self, checkpoint: Checkpoint, source: Checkpoint, probes: Probes

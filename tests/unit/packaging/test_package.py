@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from fakes.adapters import build_adapter
 from fakes.architectures import build_checkpoint
 from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
@@ -481,6 +482,25 @@ def test_what_no_file_can_be_made_of_is_refused_before_values_are_computed(
     with pytest.raises(OllamaBridgeError, match=r"imatrix\.gguf" if imatrix else "Lowercase"):
         package(str(source), "my-model", imatrix=given, out_dir=out)
     assert not (out / "checkpoint").exists()
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_what_no_adapter_file_can_say_is_refused_before_values_are_computed(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a daemon that takes adapters: for another one it is merged, which says all of it."""
+    adapter = build_adapter(tiny_checkpoint, tmp_path / "adapter", use_dora=True)
+    asked: dict[str, Any] = {"base": str(tiny_checkpoint), "adapter": True}
+    with FakeDaemon() as daemon:
+        asked |= {"out_dir": tmp_path / "run", "host": daemon.host}
+        monkeypatch.setattr(Client, "version", lambda _: "0.24.0")
+        with pytest.raises(ConversionError, match="DoRA scales rows"):
+            package(str(adapter), "my-model", **asked)
+        assert not (tmp_path / "run" / "checkpoint").exists()
+        monkeypatch.setattr(Client, "version", lambda _: "0.34.4")
+        with pytest.raises(AtTheDaemonError):
+            package(str(adapter), "my-model", **asked)
+    assert not (tmp_path / "run" / "adapter").exists()
 
 
 def test_an_end_that_the_chat_template_alone_writes_is_one(
