@@ -38,6 +38,7 @@ from ollama_bridge.tag_parameters import choose_parameters
 from ollama_bridge.verify.bounds import bounds_of, recorded_noise
 from ollama_bridge.verify.carried import carries_others
 from ollama_bridge.verify.certificate import (
+    ADAPTER,
     CARRIES_OTHERS,
     LOG_PROBABILITIES,
     METADATA,
@@ -113,6 +114,8 @@ def verify_tag(
             raise _too_short(exc, tag, reference, modelfile) from exc
         except (RequestRejectedError, RunnerCrashedError) as exc:
             raise _explained(exc, tag, blob, against) from exc
+        if blob.is_adapted:
+            certificate = _with_adapter(certificate)
         certificate = _with_sampling(certificate, modelfile, reference)
         if recorded_noise(details.model_info) is None:  # else no preset names its types
             types = check_types(certificate.type, details.raw)
@@ -183,6 +186,21 @@ def _explained(
                 hint="convert the checkpoint again: ollama-bridge package CHECKPOINT TAG",
             )
     return exc
+
+
+def _with_adapter(certificate: Certificate) -> Certificate:
+    """Name the ADAPTER where answers differ: one may have been added to a tag of ours."""
+    failure = certificate.first_failure
+    if failure is None or (failure.name, failure.layer) != (LOG_PROBABILITIES, "tensor"):
+        return certificate
+    named = Check(
+        name=ADAPTER,
+        layer="tensor",
+        passed=False,
+        difference="the tag has an ADAPTER, with which its file answers otherwise than its "
+        f"checkpoint: {failure.difference}",
+    )
+    return _with_checks(certificate, (named,), before=LOG_PROBABILITIES)
 
 
 def _with_sampling(

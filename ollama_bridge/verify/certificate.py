@@ -17,7 +17,8 @@ from ollama_bridge.errors import ArtifactError, ParityError
 LAYERS = ("template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance")
 Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance"]
 # The checks that compare them.
-LOG_PROBABILITIES, PARAMETERS, MESSAGES = "log-probabilities", "parameters", "MESSAGE"
+LOG_PROBABILITIES, PARAMETERS = "log-probabilities", "parameters"
+MESSAGES, ADAPTER = "MESSAGE", "ADAPTER"
 THINKING_TAGS, TOKEN_COUNT = "thinking tags", "token counts"
 CONTEXT_LENGTH, TENSOR_TYPES = "context length", "types of tensors"
 METADATA, TENSORS = "metadata", "tensors"
@@ -34,6 +35,8 @@ NOT_COMPARED, CARRIES_OTHERS = "file_not_compared", "carries_others"
 _HINTS: dict[str, str] = {
     MESSAGES: "verify the tag that it was made FROM: there are no reference values for prompts "
     "with these MESSAGEs",
+    ADAPTER: "verify the tag that it was made FROM, or hold this one against what both are "
+    "together: ollama-bridge verify TAG --against ADAPTER --base BASE",
     THINKING_TAGS: "make the tag again from its checkpoint: ollama-bridge package CHECKPOINT TAG "
     "writes these tokens as user-defined, which Ollama prints",
     CONTEXT_LENGTH: "convert the checkpoint again; the number is max_position_embeddings of its "

@@ -367,3 +367,22 @@ def test_messages_of_a_tag_are_named_and_not_its_template() -> None:
         certificate.raise_if_failed()
     assert "the tag that it was made FROM" in (caught.value.hint or "")
     assert "TEMPLATE" not in (caught.value.hint or "")
+
+
+def test_an_adapter_is_named_and_not_the_file() -> None:
+    """It may have been added to a tag of ours, whose file has the values of the base alone."""
+    adapted = {"adapters": {"a.gguf": f"sha256:{'b' * 64}"}}
+    daemon = daemon_with({}, **adapted)
+    assert verify_tag("m:latest", client=cast(Client, daemon)).passed  # made with it by us
+    daemon.logprob_shift = -4.0
+    certificate = verify_tag("m:latest", client=cast(Client, daemon))
+    assert certificate.verdict == "NOT equal to its checkpoint (tensor: ADAPTER)"
+    with pytest.raises(ParityError, match="tensor: the tag has an ADAPTER, with which") as caught:
+        certificate.raise_if_failed()
+    assert "largest difference 4.000 nats" in caught.value.message
+    assert "--against ADAPTER --base BASE" in (caught.value.hint or "")
+    plain = daemon_with({})
+    plain.logprob_shift = -4.0
+    failure = verify_tag("m:latest", client=cast(Client, plain)).first_failure
+    assert failure is not None
+    assert failure.name == "log-probabilities"
