@@ -6,6 +6,7 @@ by rules of its own, so only the one that is decided on is given to it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ollama_bridge.template.answers import splits_thinking
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
+from ollama_bridge.template.observation import fill
 from ollama_bridge.template.probing import (
     find_unclear_tag,
     find_unopened,
@@ -30,6 +32,7 @@ from ollama_bridge.template.words import cuts_thoughts, names_thinking, names_to
 from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja", "renderer"]
+_SHOWN = 60  # characters of a prompt in a message
 _CUTS_THOUGHTS = (
     "Ollama 0.34 lists thinking because of the chat template's content.split('</think>'), which "
     "is not proven"
@@ -81,7 +84,8 @@ def decide(template: ChatTemplate) -> Served:
     """Who renders, for a chat template; found out once of teacher, student and control.
 
     Raises:
-        TemplateError: it fails on a single user message, does not end, or writes without end.
+        TemplateError: it fails on a single user message, never writes what the user says, does
+            not end, or writes without end.
     """
     special = tuple(sorted(template.special.items()))
     return _decide(template.source, special, adds_bos=template.adds_bos)
@@ -97,6 +101,7 @@ def _decide(source: str, special: tuple[tuple[str, str], ...], *, adds_bos: bool
             f"the chat template fails on a single user message: {exc}",
             hint=HINT,
         ) from exc
+    _check_writes_user(template)
     proven: list[tuple[str, Proof]] = []
 
     def accept(format_: Format) -> None:
@@ -147,6 +152,21 @@ def _decide(source: str, special: tuple[tuple[str, str], ...], *, adds_bos: bool
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,
         ),
+    )
+
+
+def _check_writes_user(template: ChatTemplate) -> None:
+    """Refuse what answers everybody the same; upper case and blanks cut off are still the text."""
+    for shape, system in (("u", False), ("u", True), ("uau", False)):
+        asked = fill(shape, system=system, tools=0, think=None)
+        with contextlib.suppress(RefusedError):
+            if asked.messages[-1].content.casefold() in template.render(asked).casefold():
+                return
+    made = template.render(Conversation((Message("user", "Hi"),)))
+    raise TemplateError(
+        "the chat template never writes what the user says (in Jinja: {{ message['content'] }}): "
+        f"of any message it makes {made[:_SHOWN]!r}{'...' if len(made) > _SHOWN else ''}",
+        hint=HINT,
     )
 
 

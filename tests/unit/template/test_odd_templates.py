@@ -67,6 +67,38 @@ def test_a_template_that_refuses_a_lone_user_is_one_error(condition: str) -> Non
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "hello",
+        "### User: {content}\n### Assistant:",
+        "{% for m in messages %}{% endfor %}",
+        "{% for m in messages %}{{ m.role }}: {{ m.text }}\n{% endfor %}",
+        "{% for m in messages %}{% if m.role == 'human' %}{{ m.content }}{% endif %}{% endfor %}",
+    ],
+)
+def test_a_template_that_never_writes_what_the_user_says_is_one_error(source: str) -> None:
+    """Ollama would render it, and every question would get the same answer."""
+    with pytest.raises(TemplateError, match="never writes what the user says") as caught:
+        served(source)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["m.content | upper", "m.content | lower", "m.content | trim", "m.content | tojson"],
+)
+def test_what_the_user_says_may_be_changed(content: str) -> None:
+    """In upper case, or without the blanks around it, it is still there."""
+    assert served(CHATML.replace("m.content", content)).authority in ("template", "jinja")
+
+
+def test_what_the_user_says_may_have_to_stand_behind_something() -> None:
+    """A system prompt, which the tag may have, or an answer."""
+    for needed in ("messages[0].role == 'system'", "messages | length > 2"):
+        assert served(f"{{% if {needed} %}}{CHATML}{{% endif %}}").authority == "jinja"
+
+
 OTHER_TOOLS = "{% if xml_tools %}{{ xml_tools | tojson }}{% endif %}"
 IN_ONE_LINE = CHATML.replace("m.content", "m.content | replace('\\n\\n', '\\n')")  # Go cannot
 
