@@ -15,7 +15,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
 from ollama_bridge.models.hf_config import read_hf_config
 from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.safety import check_folder, check_has_tokenizer, read_architecture
 from ollama_bridge.models.stored import is_plain, open_weights
 from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.models.tensor_match import COMPUTED
@@ -110,12 +110,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         ModelError: missing or damaged, or its chat template does not end.
         MissingExtraError: transformers is not installed.
     """
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            f"{folder} has no tokenizer.json",
-            hint="save the tokenizer that it was trained with into it: "
-            "AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)",
-        )
+    check_has_tokenizer(folder)
     if (folder / "tokenizer_config.json").is_file():
         read_json_object(folder / "tokenizer_config.json")
     with quiet_transformers():

@@ -8,9 +8,11 @@ its middle.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ollama_bridge.errors import (
@@ -23,6 +25,7 @@ from ollama_bridge.models.adapter_folder import classifier, is_adapter
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.hf_config import refusals_named
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.small_files import TOKENIZER
 from ollama_bridge.models.stored import open_weights
 from ollama_bridge.models.tensor_match import match_tensors
 from ollama_bridge.models.text_part import is_of_eyes, is_wrapper, text_config
@@ -41,6 +44,7 @@ _WHOLE_PARTS = ("weight", "bias", "inv_freq")
 _ROUNDED_WHEN_USED = ("bitnet", "fouroversix")
 # FSDP 2 trains in a class that it makes of the model's, whose name older transformers save.
 _PARALLEL = "FSDP"
+_SENTENCEPIECE = "tokenizer.model"
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
@@ -65,13 +69,32 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
         raise _quantized(folder, method)
     _refuse_embedding(folder)
     match_tensors(ARCHITECTURES[architecture], config, open_weights(folder, config))
-    if not (folder / "tokenizer.json").is_file():
+    check_has_tokenizer(folder)
+    return config
+
+
+def check_has_tokenizer(folder: Path) -> None:
+    """Refuse a folder without a ``tokenizer.json``, which is what is read.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if (folder / TOKENIZER).is_file():
+        return
+    if not (folder / _SENTENCEPIECE).is_file():
         raise ModelError(
-            f"{folder} has no tokenizer.json",
+            f"{folder} has no {TOKENIZER}",
             hint="save the tokenizer that it was trained with into it: "
             "AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)",
         )
-    return config
+    name = json.dumps(str(folder), ensure_ascii=False)
+    code = "from transformers import AutoTokenizer; "
+    code += f"AutoTokenizer.from_pretrained({name}).save_pretrained({name})"
+    raise ModelError(
+        f"{folder} has no {TOKENIZER}, only SentencePiece's {_SENTENCEPIECE}, which is not read",
+        hint="make the one of the other: pip install sentencepiece protobuf; "
+        f"python -c {quote(code)}",
+    )
 
 
 def check_settings(folder: Path, *, packed: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,18 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(ModelError, match=name):
         check_folder(folder)
+
+
+def test_a_sentencepiece_file_alone_is_told_with_what_makes_the_other_of_it(folder: Path) -> None:
+    """As the first Llamas were published; no tokenizer is missing, so none has to be looked for."""
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    for check in (check_folder, load_tokenizer):
+        with pytest.raises(ModelError, match=r"only SentencePiece's tokenizer\.model") as caught:
+            check(folder)
+        command = shlex.split(str(caught.value.hint).partition("; ")[2])
+        assert command[:2] == ["python", "-c"]
+        assert f'AutoTokenizer.from_pretrained("{folder}").save_pretrained(' in command[2]
+        compile(command[2], "hint", "exec")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\x00", '"x"'])
