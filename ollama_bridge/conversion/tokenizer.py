@@ -27,6 +27,7 @@ from ollama_bridge.models.generation_defaults import read_generation_config
 from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
 from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.named_ends import ignored_ends, is_special_in, named_ends
+from ollama_bridge.models.origin import owners_folder
 from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.models.tokenizer_settings import (
     default_template,
@@ -72,13 +73,14 @@ class TokenizerSection:
         printed: Sequence[str] = (),
     ) -> None:
         self._folder = folder
-        self._where = str(folder / "tokenizer.json")
+        self._owners = owners_folder(folder)
+        self._where = str(self._owners / "tokenizer.json")
         self._config = config
         self._document = read_json_object(folder / "tokenizer.json")
         self._settings = tokenizer_settings(folder)
         self._generation = read_generation_config(folder)
         try:
-            self._tokenizer: Tokenizer = Tokenizer.from_file(self._where)
+            self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as exc:  # the library raises no other type
             raise self._error(f"cannot be read: {exc}") from exc
         self._tokenizer.no_padding()  # what a training left switched on
@@ -94,8 +96,8 @@ class TokenizerSection:
         if not self._ends:
             # llama.cpp would take token 11 (BPE) or 2 (SentencePiece) for it.
             raise ConversionError(
-                f"{folder}: no token is named that ends an answer, so a runtime would choose one "
-                "of its own",
+                f"{self._owners}: no token is named that ends an answer, so a runtime would choose "
+                "one of its own",
                 hint="name eos_token in tokenizer_config.json, or eos_token_id in config.json",
             )
         self._types = with_printed(self._types, self._ids(printed), ends=self._ends)
@@ -158,7 +160,7 @@ class TokenizerSection:
         source = self._chat_template()
         if source is None:
             return []
-        check_chat_template(source, where=str(self._folder))
+        check_chat_template(source, where=str(self._owners))
         named = {name: token_text(value) for name, value in self._settings.items()}
         special = {
             name: content
@@ -316,4 +318,4 @@ class TokenizerSection:
                 return file.read_bytes().decode()
             except UnicodeDecodeError as exc:
                 raise ConversionError(f"{file} is not UTF-8 text: {exc}") from exc
-        return default_template(self._settings, self._folder)
+        return default_template(self._settings, self._owners)

@@ -15,6 +15,7 @@ from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
 from ollama_bridge.models.hf_config import read_hf_config
 from ollama_bridge.models.json_files import read_json_object
+from ollama_bridge.models.origin import owners_folder
 from ollama_bridge.models.safety import check_folder, check_has_tokenizer, read_architecture
 from ollama_bridge.models.stored import is_plain, open_weights
 from ollama_bridge.models.template_trial import check_chat_template
@@ -121,7 +122,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as exc:  # tokenizers raises bare Exception for damaged files
-            raise ModelError(f"{folder}: its tokenizer cannot be loaded: {exc}") from exc
+            where = owners_folder(folder)
+            raise ModelError(f"{where}: its tokenizer cannot be loaded: {exc}") from exc
     # It would say of a long text, on the user's stderr, that indexing will fail: no model here has
     # a table of positions. This is the note by which it remembers that it has said so.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
@@ -129,9 +131,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if isinstance(template, dict):  # by name; what is not asked for by its name is `default`
         template = template.get("default")
         if template is None:
-            raise no_default(folder, tokenizer.chat_template)
+            raise no_default(owners_folder(folder), tokenizer.chat_template)
     if isinstance(template, str):
-        check_chat_template(template, where=str(folder))
+        check_chat_template(template, where=str(owners_folder(folder)))
     return tokenizer
 
 

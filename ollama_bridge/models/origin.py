@@ -8,14 +8,16 @@ weights, for the file that is made of it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
+from ollama_bridge.artifacts import Checkpoint, Corpus, Manifest
 from ollama_bridge.digests import canonical_json, digest_text
+from ollama_bridge.errors import ArtifactError
 from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG
 from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.general import General, writable
@@ -106,6 +108,18 @@ def reference_of(source: str) -> str | None:
         return None
     organization, name, commit = found.groups()
     return f"hf:{organization}/{name}@{commit}" if organization else f"hf:{name}@{commit}"
+
+
+def owners_folder(folder: Path) -> Path:
+    """Of a copy in the cache, the folder that it was made of: mending is in vain in a copy.
+
+    Of anything else, and where that is gone or is an adapter, the folder itself.
+    """
+    with contextlib.suppress(ArtifactError):
+        source = Manifest.read(folder).facts.get("source")
+        if isinstance(source, str) and (Path(source) / "config.json").is_file():
+            return Path(source)
+    return folder
 
 
 def base_facts(base: Checkpoint) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.json_files import change_json
 
 from ollama_bridge import cli
 from ollama_bridge.assets import home_dir
@@ -66,6 +67,42 @@ def test_truncated_safetensors_is_named(checkpoint: Path, assert_refused: Refuse
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert_refused([str(checkpoint), "mine"], 4, "model.safetensors")
+
+
+def name_templates(checkpoint: Path) -> None:
+    """Several, and none that is served."""
+    (checkpoint / "chat_template.jinja").unlink()
+    named = [{"name": "tool_use", "template": "{{ messages }}"}]
+    change_json(checkpoint / "tokenizer_config.json", chat_template=named)
+
+
+def write_without_end(checkpoint: Path) -> None:
+    """Text that no context has room for."""
+    (checkpoint / "chat_template.jinja").write_text("{{ 'x' * 2000000 }}")
+
+
+def add_to_vocabulary(checkpoint: Path) -> None:
+    """A token that was added behind the model's back, and not as one that was added."""
+    path = checkpoint / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["model"]["vocab"]["zzz"] = 9999
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (name_templates, ": none of its chat templates (tool_use) is the default"),
+        (write_without_end, ": the chat template writes more than"),
+        (add_to_vocabulary, "/tokenizer.json: token ids reach 9999"),
+    ],
+)
+def test_the_folder_is_named_and_not_our_copy_of_it(
+    checkpoint: Path, assert_refused: Refused, damage: Callable[[Path], None], said: str
+) -> None:
+    """What is changed in a copy is changed in vain, and nobody knows where that is."""
+    damage(checkpoint)
+    assert_refused([str(checkpoint), "mine"], 4, f"error: {checkpoint}{said}")
 
 
 @pytest.mark.parametrize("tag", ["has space", "a:b:c", "UPPER/../x", ":latest", ""])
