@@ -11,13 +11,10 @@ from datetime import UTC, datetime
 
 from ollama_bridge.client import Client
 from ollama_bridge.client.model_names import find_model
-from ollama_bridge.daemon.tags import remove_tag, replace_tag
+from ollama_bridge.daemon.tags import CANDIDATES, TRIALS, remove_tag, replace_tag
 from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import DaemonError, ModelNotFoundError, OllamaBridgeError
 
-_CANDIDATES = "ollama-bridge/candidate:"
-# And what else of ours a kill leaves in `ollama ls`: the trial of `verify.renderers`.
-_OURS = (_CANDIDATES, "ollama-bridge/renderer:")
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}")  # as a daemon's Modelfile names a file of its store
 # One of another tag that is older than this was left behind, not being checked.
 _LEFTOVER_AGE_S = 3600.0
@@ -38,7 +35,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """One name for one tag, so that the next attempt replaces what this one leaves."""
-        return f"{_CANDIDATES}{digest_text(self.tag.casefold())[:16]}"
+        return f"{CANDIDATES}{digest_text(self.tag.casefold())[:16]}"
 
     @property
     def aside(self) -> str:
@@ -105,7 +102,7 @@ class Candidate:
         """Take away what a kill left of this tag, and of others an hour ago or more."""
         oldest = datetime.fromtimestamp(time.time() - _LEFTOVER_AGE_S, UTC)
         for model in self.client.list():
-            if not model.name.startswith(_OURS):
+            if not model.name.startswith((CANDIDATES, TRIALS)):
                 continue
             if model.name in (self.name, self.aside) or _is_older(model.modified_at, oldest):
                 remove_tag(self.client, model.name)

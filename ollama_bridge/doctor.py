@@ -10,19 +10,22 @@ import importlib.util
 import shutil
 import sys
 from dataclasses import dataclass
+from shlex import quote
 from typing import Literal
 
 import psutil
 
 from ollama_bridge import machine
 from ollama_bridge.assets import home_dir
-from ollama_bridge.client import read_address
+from ollama_bridge.client import Client, read_address
+from ollama_bridge.client.retries import NO_RETRIES
 from ollama_bridge.daemon.ensure import ensure_daemon, is_startable
 from ollama_bridge.daemon.era import limits_of
-from ollama_bridge.daemon.find import find_binary, find_daemon
+from ollama_bridge.daemon.find import PROBE_TIMEOUTS, find_binary, find_daemon
 from ollama_bridge.daemon.layout import cpu_features
 from ollama_bridge.daemon.runners import left_runners
 from ollama_bridge.daemon.service import describe_service, is_service_s
+from ollama_bridge.daemon.tags import CANDIDATES, TRIALS
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
 from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.extras import missing_train_packages
@@ -217,16 +220,15 @@ def _daemon(host: str | None) -> list[Finding]:
             f"; it does not {limit.what}: {limit.instead or 'update it'}"
             for limit in limits_of(found.version)
         )
-        if found.binary is not None:
-            return [Finding("daemon", "ok", detail)]
-        return [
-            Finding(
+        answers = Finding("daemon", "ok", detail)
+        if found.binary is None:
+            answers = Finding(
                 "daemon",
                 "warning",
                 f"{detail}; but there is no `ollama` command here",
                 "use `ollama-bridge run TAG`, or: ollama-bridge daemon install",
             )
-        ]
+        return [answers, *_left_models(host)]
     address = read_address(host)
     if not is_startable(address):
         silent = f"nothing answers at {address.url}"
@@ -246,6 +248,20 @@ def _daemon(host: str | None) -> list[Finding]:
         repair="install",
     )
     return [absent, _build_tools()]
+
+
+def _left_models(host: str | None) -> list[Finding]:
+    """Told where there are some; not removed without asking: one may be proven just now."""
+    with (
+        contextlib.suppress(OllamaBridgeError),
+        Client(host, timeouts=PROBE_TIMEOUTS, retries=NO_RETRIES) as client,
+    ):
+        names = [one.name for one in client.list() if one.name.startswith((CANDIDATES, TRIALS))]
+        if names:
+            detail = f"{len(names)} model(s) of a proof that was killed, or still goes on"
+            fix = f"ollama-bridge rm {' '.join(names)}" + (f" --host {quote(host)}" if host else "")
+            return [Finding("models", "warning", detail, fix)]
+    return []
 
 
 def _left_runners() -> list[Finding]:

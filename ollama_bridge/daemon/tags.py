@@ -8,6 +8,9 @@ from ollama_bridge.client import Client
 from ollama_bridge.client.model_names import find_model, require_model
 from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError
 
+# Names that models have while they are proven, or tried; who is killed meanwhile leaves them.
+CANDIDATES, TRIALS = "ollama-bridge/candidate:", "ollama-bridge/renderer:"
+
 
 def model_digest(client: Client, tag: str) -> str:
     """The digest of a tag's manifest, which changes when anything of the tag does.

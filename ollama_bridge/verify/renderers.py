@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ollama_bridge.client import Client
+from ollama_bridge.daemon.tags import TRIALS
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import (
     ModelNotFoundError,
@@ -31,7 +32,7 @@ from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.observation import takes_system
 from ollama_bridge.template.probing import shows_thinking, takes_tools
 
-_TAG = "ollama-bridge/renderer:trial"
+_TAG = f"{TRIALS}trial"
 # RENDERER and PARSER of 0.34.4; a daemon without one of them says so.
 _PARSERS: Mapping[str, str] = {
     **{

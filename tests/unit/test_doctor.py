@@ -22,6 +22,7 @@ from fakes.private_daemon import free_port
 from typer.testing import CliRunner
 
 from ollama_bridge import doctor, machine
+from ollama_bridge.cli import app
 from ollama_bridge.daemon import runners as daemon_runners
 from ollama_bridge.daemon.ensure import start_daemon
 from ollama_bridge.daemon.find import RunningDaemon, find_daemon
@@ -62,6 +63,20 @@ def test_running_daemon_is_named_with_its_era(
     assert finding.status == "ok"
     assert "0.33.2" in finding.detail
     assert "it does not keep an uploaded GGUF byte for byte: its digest" in finding.detail
+
+
+def test_what_a_killed_proof_left_is_told_with_what_removes_it() -> None:
+    """Nobody knows the name in `ollama ls`, and the next proof of another tag waits an hour."""
+    with FakeDaemon() as daemon:
+        assert "models" not in by_name(run_doctor(host=daemon.host))
+        left = ["ollama-bridge/candidate:0123456789abcdef", "ollama-bridge/renderer:trial"]
+        daemon.models |= dict.fromkeys(left, "e" * 64)
+        found = by_name(run_doctor(host=daemon.host))["models"]
+        assert found.detail.startswith("2 model(s) of a proof that was killed")
+        assert found.fix == f"ollama-bridge rm {' '.join(left)} --host {daemon.host}"
+        removed = CliRunner().invoke(app, shlex.split(found.fix)[1:])
+        assert removed.exit_code == 0
+        assert "models" not in by_name(run_doctor(host=daemon.host))
 
 
 def test_taken_port_is_a_problem_with_the_daemons_hint(monkeypatch: pytest.MonkeyPatch) -> None:
