@@ -13,6 +13,7 @@ from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import A_LINE
 from ollama_bridge.data.cleaning import control_token
+from ollama_bridge.data.data_card import make_card
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.frames import find_frames
@@ -250,15 +251,7 @@ def _make_splits(
             f"{asked.validation} validation texts: {len(parts['test'])} and "
             f"{len(parts['validation'])} are held out instead"
         )
-    for name, (key, limit) in limits.items():
-        count = len(parts[name])
-        parts[name], surplus = limited(parts[name], limit, seed=seed)
-        for candidate in surplus:
-            tally.leave_out(candidate.source, f"over {key}")
-        if surplus:
-            what, lift = ("training", "null") if name == "train" else (name, count)
-            said = _lifted(f"{len(surplus)} of {count}", f"{what} examples", key, lift)
-            reporter.emit(Note(_STAGE, "info", said))
+    _limit(parts, limits, tally, seed=seed, reporter=reporter)
     if data.split_col:
         sizes = Sizes(test=len(parts["test"]), validation=len(parts["validation"]))
     warnings = [*collected.warnings, *few_of_a_label(parts, task.labels)]
@@ -271,23 +264,36 @@ def _make_splits(
         reporter.emit(Note(_STAGE, "info", note))
     for warning in warnings:
         reporter.emit(Note(_STAGE, "warning", warning))
-    card: dict[str, object] = {
-        "source": data.source,
-        "seed": seed,
-        **tally.to_dict(),
-        "splits": {name: _describe(parts[name]) for name in SPLITS},
-        "rules": {
-            "near_duplicate": f"Jaccard of character 4-grams >= {NEAR_THRESHOLD}"
-            if data.near_duplicates == "leave_out"
-            else data.near_duplicates,
-            "max_chars": data.max_chars,
-            "requested": {"test": asked.test, "validation": asked.validation},
-            "held_out": {"test": sizes.test, "validation": sizes.validation},
-            "max_examples": data.max_examples,
-        },
-        "notes": [*notes, *warnings],
-    }
+    card = make_card(
+        parts,
+        data,
+        tally,
+        seed=seed,
+        requested=asked,
+        held_out=sizes,
+        notes=[*notes, *warnings],
+    )
     return parts, card
+
+
+def _limit(
+    parts: dict[Split, list[Candidate]],
+    limits: Mapping[Split, tuple[str, int | None]],
+    tally: Tally,
+    *,
+    seed: int,
+    reporter: Reporter,
+) -> None:
+    """Take from each split what is above its limit; each limit with the key that says it."""
+    for name, (key, limit) in limits.items():
+        count = len(parts[name])
+        parts[name], surplus = limited(parts[name], limit, seed=seed)
+        for candidate in surplus:
+            tally.leave_out(candidate.source, f"over {key}")
+        if surplus:
+            what, lift = ("training", "null") if name == "train" else (name, count)
+            said = _lifted(f"{len(surplus)} of {count}", f"{what} examples", key, lift)
+            reporter.emit(Note(_STAGE, "info", said))
 
 
 def _leave_out_unfit(
@@ -385,16 +391,6 @@ def _check_labels(
                 f"no usable example has the label {label!r} ({_left_out_text(tally)})",
                 hint="add such rows, or take the label out of task.labels",
             )
-
-
-def _describe(candidates: Sequence[Candidate]) -> dict[str, object]:
-    return {
-        "examples": len(candidates),
-        "documents": len({candidate.example.group for candidate in candidates}),
-        "labels": dict(sorted(Counter(c.label for c in candidates if c.label).items())),
-        "sources": dict(sorted(Counter(candidate.source for candidate in candidates).items())),
-        "characters": sum(len(candidate.text) for candidate in candidates),
-    }
 
 
 def _left_out_text(tally: Tally) -> str:
