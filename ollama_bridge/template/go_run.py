@@ -5,15 +5,13 @@ Only what :mod:`ollama_bridge.template.go_parse` reads. A live test holds it aga
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Conversation
+from ollama_bridge.template.go_functions import FUNCTIONS, Struct, printed
 from ollama_bridge.template.go_parse import (
     Assign,
     Call,
@@ -30,18 +28,6 @@ from ollama_bridge.template.go_parse import (
     Use,
     parse,
 )
-
-_SHORT_ESCAPES = {
-    "\a": "\\a",
-    "\b": "\\b",
-    "\f": "\\f",
-    "\n": "\\n",
-    "\r": "\\r",
-    "\t": "\\t",
-    "\v": "\\v",
-    '"': '\\"',
-    "\\": "\\\\",
-}
 
 
 class GoTemplate:
@@ -104,15 +90,7 @@ def template_values(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-class _Struct(dict[str, Any]):
-    """A Go struct that ``json`` writes with its own names, in their order."""
-
-    def __init__(self, fields: Mapping[str, Any], written: Mapping[str, Any]) -> None:
-        super().__init__(fields)
-        self.written = dict(written)
-
-
-def _tool(tool: Mapping[str, Any]) -> _Struct:
+def _tool(tool: Mapping[str, Any]) -> Struct:
     function = tool["function"]
     parameters = function["parameters"]
     properties = {name: _property(value) for name, value in parameters["properties"].items()}
@@ -128,14 +106,14 @@ def _tool(tool: Mapping[str, Any]) -> _Struct:
     }
     name, description = function["name"], function.get("description", "")
     written = {"name": name, "description": description, "parameters": inner}
-    return _Struct(
+    return Struct(
         {
             "Type": tool["type"],
-            "Function": _Struct(
+            "Function": Struct(
                 {
                     "Name": name,
                     "Description": description,
-                    "Parameters": _Struct(described, inner),
+                    "Parameters": Struct(described, inner),
                 },
                 written,
             ),
@@ -147,7 +125,7 @@ def _tool(tool: Mapping[str, Any]) -> _Struct:
 _PROPERTY_KEYS = ("anyOf", "type", "items", "description", "enum", "properties", "required")
 
 
-def _property(value: Mapping[str, Any]) -> _Struct:
+def _property(value: Mapping[str, Any]) -> Struct:
     written = {key: value[key] for key in _PROPERTY_KEYS if value.get(key)}
     fields: dict[str, Any] = {key[0].upper() + key[1:]: value.get(key) for key in _PROPERTY_KEYS}
     kind = value.get("type", [])
@@ -156,7 +134,7 @@ def _property(value: Mapping[str, Any]) -> _Struct:
     if fields["Properties"]:
         inner = {name: _property(item) for name, item in fields["Properties"].items()}
         fields["Properties"] = {"ToMap": inner}
-    return _Struct(fields, written)
+    return Struct(fields, written)
 
 
 class _LeftError(Exception):
@@ -177,7 +155,7 @@ class _Run:
             if isinstance(node, Text):
                 self.parts.append(node.text)
             elif isinstance(node, Output):
-                self.parts.append(_printed(self._value(node.value, dot, scope)))
+                self.parts.append(printed(self._value(node.value, dot, scope)))
             elif isinstance(node, Assign):
                 self._assign(node, dot, scope)
             elif isinstance(node, If):
@@ -263,7 +241,7 @@ class _Run:
         values = [self._value(argument, dot, scope) for argument in call.arguments]
         if name == "currentDate":
             return self._today.isoformat()
-        function = _FUNCTIONS.get(name)
+        function = FUNCTIONS.get(name)
         if function is None:
             raise TemplateError(f"the Go template calls {name}, which is not supported")
         return function(*values)
@@ -281,126 +259,3 @@ class _Scope(dict[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         return dict.__contains__(self, name) or name in self.outer
-
-
-def _slice(value: Any, *bounds: int) -> Any:
-    if isinstance(value, str) and not value.isascii():
-        data: Any = value.encode(errors="surrogateescape")
-    else:
-        data = value
-    low = bounds[0] if bounds else 0
-    high = bounds[1] if len(bounds) > 1 else len(data)
-    if not 0 <= low <= high <= len(data):
-        raise TemplateError(f"the Go template slices [{low}:{high}] of {len(data)}")
-    part = data[low:high]
-    return part.decode(errors="surrogateescape") if isinstance(part, bytes) else part
-
-
-def _length(value: Any) -> int:
-    if isinstance(value, str) and not value.isascii():
-        return len(value.encode(errors="surrogateescape"))
-    return len(value)
-
-
-def _format(form: str, *values: Any) -> str:
-    if len(values) == 1:
-        if form == "%x":
-            return str(values[0]).encode().hex()
-        if form == "%T":
-            return _type_name(values[0])
-        if form == "%q":
-            return go_quote(str(values[0]))
-        if form == '"%s"':
-            return f'"{values[0]}"'
-        if match := re.fullmatch(r"%\.(\d+)s", form):
-            return str(values[0])[: int(match[1])]
-    raise TemplateError(f"the Go template uses printf {form!r}, which is not supported")
-
-
-def _type_name(value: Any) -> str:
-    kinds = {
-        str: "string",
-        bool: "bool",
-        int: "float64",
-        float: "float64",
-        dict: "map[string]interface {}",
-        list: "[]interface {}",
-        type(None): "<nil>",
-    }
-    return kinds.get(type(value), "other")
-
-
-def go_quote(text: str) -> str:
-    """``strconv.Quote``."""
-    parts = []
-    for character in text:
-        code = ord(character)
-        if character in _SHORT_ESCAPES:
-            parts.append(_SHORT_ESCAPES[character])
-        elif character.isprintable():
-            parts.append(character)
-        elif code < 0x80:
-            parts.append(f"\\x{code:02x}")
-        else:
-            parts.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-    return '"' + "".join(parts) + '"'
-
-
-def go_json(value: Any) -> str:
-    """``json.Marshal``: compact, maps sorted, ``<``, ``>`` and ``&`` as escapes."""
-    text = _json(value)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _json(value: Any) -> str:
-    if isinstance(value, _Struct):
-        value = value.written
-        return "{" + ",".join(f"{_json(k)}:{_json(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_json(k)}:{_json(v)}" for k, v in sorted(value.items())) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(_json(item) for item in value) + "]"
-    if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)):
-        return _number(float(value))
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _number(value: float) -> str:
-    if value == 0:
-        return "-0" if math.copysign(1, value) < 0 else "0"
-    if 1e-6 <= abs(value) < 1e21:
-        text = f"{value:.0f}" if value.is_integer() else repr(value)
-        return text if "e" not in text else f"{value:.20f}".rstrip("0")
-    mantissa, _, exponent = repr(value).partition("e")
-    sign = exponent[0] if exponent[0] in "+-" else "+"
-    return f"{mantissa.removesuffix('.0')}e{sign}{exponent.lstrip('+-').zfill(2)}"
-
-
-def _printed(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, Mapping | list):  # the types of Ollama that print as JSON
-        return go_json(value)
-    raise TemplateError(f"the Go template prints a {type(value).__name__}")
-
-
-_FUNCTIONS: Mapping[str, Any] = {
-    "not": lambda value: not value,
-    "eq": lambda first, *others: any(first == other for other in others),
-    "ne": lambda first, second: first != second,
-    "lt": lambda first, second: first < second,
-    "le": lambda first, second: first <= second,
-    "gt": lambda first, second: first > second,
-    "ge": lambda first, second: first >= second,
-    "len": _length,
-    "index": lambda value, place: value[place],
-    "slice": _slice,
-    "printf": _format,
-    "json": go_json,
-}

@@ -14,7 +14,7 @@ from typing import Any
 from ollama_bridge.template import affixes, answers, json_in_go
 from ollama_bridge.template.decisions import Leaf, Tree, leaves, questions, transform
 from ollama_bridge.template.format import Fixed, Format
-from ollama_bridge.template.go_run import go_quote
+from ollama_bridge.template.go_functions import go_quote
 from ollama_bridge.template.nodes import Code, Node, Say, Show
 from ollama_bridge.template.observation import MARK, ToolForm, inexpressible
 

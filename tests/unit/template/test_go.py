@@ -8,7 +8,8 @@ import pytest
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.conversation import Call, Conversation, Message
-from ollama_bridge.template.go_run import GoTemplate, go_json, go_quote
+from ollama_bridge.template.go_functions import go_json, go_quote
+from ollama_bridge.template.go_run import GoTemplate
 
 CONVERSATION = Conversation(
     (

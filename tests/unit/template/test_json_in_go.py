@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ollama_bridge.template import go_run, json_in_go
+from ollama_bridge.template import go_functions, json_in_go
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.nodes import Say
@@ -41,9 +41,9 @@ def test_texts(text: str) -> None:
 def test_not_by_single_characters(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon takes more than a second for 100,000 steps, each time it renders them."""
     steps = []
-    shorten = go_run._FUNCTIONS["slice"]
+    shorten = go_functions.FUNCTIONS["slice"]
     monkeypatch.setitem(
-        go_run._FUNCTIONS,  # type: ignore[arg-type]
+        go_functions.FUNCTIONS,  # type: ignore[arg-type]
         "slice",
         lambda *given: steps.append(given) or shorten(*given),
     )
