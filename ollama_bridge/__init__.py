@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ollama_bridge.client import AsyncClient, AsyncSession, Client, Conversation, Reply, Session
-    from ollama_bridge.config import Recipe, load_recipe
     from ollama_bridge.conversion import convert
     from ollama_bridge.conversion.importance import importance
     from ollama_bridge.data.prepare import prepare
     from ollama_bridge.errors import OllamaBridgeError
     from ollama_bridge.evaluation.run import evaluate
-    from ollama_bridge.packaging import package
+    from ollama_bridge.packaging.package import package
     from ollama_bridge.pipeline import build
-    from ollama_bridge.publication import publish
+    from ollama_bridge.publishing.publication import publish
+    from ollama_bridge.publishing.retrieval import pull
+    from ollama_bridge.recipe.config import Recipe, load_recipe
     from ollama_bridge.registration import register
     from ollama_bridge.rendering import render
-    from ollama_bridge.retrieval import pull
     from ollama_bridge.teacher.local import label
     from ollama_bridge.train.distill import distill
     from ollama_bridge.train.finetune import finetune
@@ -60,7 +60,7 @@ _HOMES = {
     "Client": "client",
     "Conversation": "client",
     "OllamaBridgeError": "errors",
-    "Recipe": "config",
+    "Recipe": "recipe.config",
     "Reply": "client",
     "Session": "client",
     "build": "pipeline",
@@ -70,11 +70,11 @@ _HOMES = {
     "finetune": "train.finetune",
     "importance": "conversion.importance",
     "label": "teacher.local",
-    "load_recipe": "config",
-    "package": "packaging",
+    "load_recipe": "recipe.config",
+    "package": "packaging.package",
     "prepare": "data.prepare",
-    "publish": "publication",
-    "pull": "retrieval",
+    "publish": "publishing.publication",
+    "pull": "publishing.retrieval",
     "register": "registration",
     "render": "rendering",
     "verify_tag": "verification",

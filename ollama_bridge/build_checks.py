@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.client.model_names import name_key
-from ollama_bridge.config import Recipe
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
 from ollama_bridge.errors import ConfigError, TrainingError
@@ -16,8 +14,10 @@ from ollama_bridge.examples import Example, Message
 from ollama_bridge.export import budget_tag_of, tag_of, target_of, teacher_tag_of
 from ollama_bridge.length_checks import check_lengths, check_texts_fit
 from ollama_bridge.modelfile import check_tag
+from ollama_bridge.recipe.config import Recipe
 from ollama_bridge.rendering import check_settings
 from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.tag_parameters import check_labels_fit, limits_of
 from ollama_bridge.template.authority import decide
 
@@ -76,7 +76,7 @@ def check_start(
         TrainingError: the student's tokens are not the teacher's, and have to be, or have too
             little in common with them; or nothing would teach it to stop.
     """
-    from ollama_bridge.models.generation_defaults import read_generation_config
+    from ollama_bridge.models.settings.generation_defaults import read_generation_config
     from ollama_bridge.train.student_check import check_student
 
     check_settings(recipe.modelfile)
@@ -193,7 +193,7 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
         ModelfileError: a parameter is unknown, or of another type.
         TrainingError: the chat template cannot be used for training.
     """
-    from ollama_bridge.encoding import encode
+    from ollama_bridge.encoding.encode import encode
     from ollama_bridge.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(start.path)
@@ -274,8 +274,8 @@ def check_thoughts_fit(
 
 def _tells_thoughts(start: Checkpoint) -> bool:
     """Whether a daemon tells the thinking of what is made of a model from its answers."""
-    from ollama_bridge.models.chat_template import chat_template_of
     from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.models.settings.chat_template import chat_template_of
 
     template = chat_template_of(load_tokenizer(start.path))
     return template is not None and decide(template).thinking
@@ -287,7 +287,7 @@ def check_end_is_learnt(start: Checkpoint) -> None:
     Raises:
         TrainingError: it writes none, so that nothing teaches the student to stop.
     """
-    from ollama_bridge.encoding import END_HINT, encode
+    from ollama_bridge.encoding.encode import END_HINT, encode
     from ollama_bridge.models.load import load_tokenizer
 
     said = (Message("user", "Hi"), Message("assistant", "Answer."))
@@ -314,8 +314,8 @@ def check_can_be_written(start: Checkpoint) -> None:
         ModelError: the folder cannot be used.
         ConversionError: something of it cannot be expressed in a GGUF.
     """
-    from ollama_bridge.models.end_tokens import end_of_turns
     from ollama_bridge.models.load import load_tokenizer
+    from ollama_bridge.models.settings.end_tokens import end_of_turns
 
     end = end_of_turns(load_tokenizer(start.path))
     Source(start, ends=() if end is None else (end,))

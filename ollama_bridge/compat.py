@@ -31,19 +31,19 @@ import httpx
 import ollama
 from ollama import ResponseError
 
-from ollama_bridge.client.address import read_address
+from ollama_bridge.client.answers.demands import Known
+from ollama_bridge.client.answers.raw_answering import RawAnswering, joined
 from ollama_bridge.client.asides import look_at_context, look_at_level
-from ollama_bridge.client.demands import Known
 from ollama_bridge.client.embedding import pieces
-from ollama_bridge.client.exchange import Call, Timeouts, check_status
 from ollama_bridge.client.foreign_calls import QUESTIONS, TRANSFERS, UNSTREAMED, call_of
-from ollama_bridge.client.httpx_arguments import kept_safe, timeouts_of, unbounded
-from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.measuring import measure
-from ollama_bridge.client.raw_answering import RawAnswering, joined
-from ollama_bridge.client.retries import Attempts, Retries
 from ollama_bridge.client.steps import Fetch, Fetching, Pause, fetch, fetch_async
-from ollama_bridge.client.transport import AsyncTransport, Transport, close_all
+from ollama_bridge.client.wire.address import read_address
+from ollama_bridge.client.wire.exchange import Call, Timeouts, check_status
+from ollama_bridge.client.wire.httpx_arguments import kept_safe, timeouts_of, unbounded
+from ollama_bridge.client.wire.lines import parse_line
+from ollama_bridge.client.wire.retries import Attempts, Retries
+from ollama_bridge.client.wire.transport import AsyncTransport, Transport, close_all
 from ollama_bridge.errors import (
     DaemonError,
     DaemonUnreachableError,

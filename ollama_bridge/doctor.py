@@ -18,7 +18,7 @@ import psutil
 from ollama_bridge import machine
 from ollama_bridge.assets import home_dir
 from ollama_bridge.client import Client, read_address
-from ollama_bridge.client.retries import NO_RETRIES
+from ollama_bridge.client.wire.retries import NO_RETRIES
 from ollama_bridge.daemon.ensure import ensure_daemon, is_startable
 from ollama_bridge.daemon.era import limits_of
 from ollama_bridge.daemon.find import PROBE_TIMEOUTS, find_binary, find_daemon

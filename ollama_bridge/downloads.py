@@ -23,9 +23,9 @@ from shlex import quote
 from typing import IO
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ArtifactError
+from ollama_bridge.storage.atomic_files import raise_if_disk_full
 
 _PIP_REQUIREMENT = "pip>=25,<27"
 _FETCH_LIMIT_S = 900.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
-from ollama_bridge.config import Recipe
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.quantization.sizes import parse_size
+from ollama_bridge.recipe.config import Recipe
 from ollama_bridge.reporting import Reporter
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, GGUFFile
 
 
 def export(

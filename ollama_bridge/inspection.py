@@ -68,8 +68,8 @@ def verify(
         if against is None:
             return verify_tag(tag, client=client, reporter=reporter)
         require_training_extra()
-        from ollama_bridge.models.reference_values import with_reference_values
-        from ollama_bridge.models.resolve import resolve_model
+        from ollama_bridge.models.reference.values import with_reference_values
+        from ollama_bridge.models.sources.resolve import resolve_model
 
         run_dir = (out_dir or home_dir() / "runs" / f"verify-{tag_file_name(tag)}").absolute()
         details = client.show(tag, verbose=True)
@@ -117,7 +117,7 @@ def read_template(
         ModelError: there is no chat template, or it does not end.
         OllamaBridgeError: the checkpoint cannot be read.
     """
-    from ollama_bridge.models.given_template import read_chat_template
+    from ollama_bridge.models.sources.given_template import read_chat_template
 
     file = Path(checkpoint)
     if file.suffix == ".jinja":
@@ -128,9 +128,9 @@ def read_template(
             )
         return _without_tokens(read_chat_template(file), file)
     require_training_extra()
-    from ollama_bridge.models.chat_template import chat_template_of
     from ollama_bridge.models.load import load_tokenizer
-    from ollama_bridge.models.resolve import resolve_model
+    from ollama_bridge.models.settings.chat_template import chat_template_of
+    from ollama_bridge.models.sources.resolve import resolve_model
 
     with Client(host) as client:
         source = resolve_model(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import Recipe
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, read_examples
+from ollama_bridge.recipe.config import Recipe
 from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.tag_parameters import limits_of
 
 _SHORTEST_TEXTS = 64  # by their characters: one of them has the fewest tokens, or nearly so
@@ -110,8 +110,8 @@ def _lengths(
     checkpoint: Checkpoint, examples: Iterable[Example], *, answers_given: bool
 ) -> list[int]:
     """Tokens of each example; where its answer is yet to be written, of its prompt."""
+    from ollama_bridge.encoding.turn_texts import render_turns, rendered_texts
     from ollama_bridge.models.load import load_tokenizer
-    from ollama_bridge.turn_texts import render_turns, rendered_texts
 
     tokenizer = load_tokenizer(checkpoint.path)
     texts = [

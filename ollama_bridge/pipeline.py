@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import (
+from ollama_bridge.assets import home_dir
+from ollama_bridge.client import Client
+from ollama_bridge.daemon.ensure import ensure_daemon
+from ollama_bridge.daemon.loaded import unload_all
+from ollama_bridge.extras import require_training_extra
+from ollama_bridge.packaged_teacher import provide_teacher
+from ollama_bridge.publishing.papers import write_card
+from ollama_bridge.recipe.config import DistillSection, Recipe
+from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
+from ollama_bridge.run_folder import EVENTS_NAME, hold_run, run_dir_of, tag_file_name
+from ollama_bridge.storage.artifacts import (
     Checkpoint,
     Corpus,
     EvalReport,
@@ -17,16 +27,6 @@ from ollama_bridge.artifacts import (
     RegisteredModel,
     SoftLabels,
 )
-from ollama_bridge.assets import home_dir
-from ollama_bridge.client import Client
-from ollama_bridge.config import DistillSection, Recipe
-from ollama_bridge.daemon.ensure import ensure_daemon
-from ollama_bridge.daemon.loaded import unload_all
-from ollama_bridge.extras import require_training_extra
-from ollama_bridge.packaged_teacher import provide_teacher
-from ollama_bridge.papers import write_card
-from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
-from ollama_bridge.run_folder import EVENTS_NAME, hold_run, run_dir_of, tag_file_name
 
 
 @dataclass(frozen=True)
@@ -380,7 +380,7 @@ class _Build:
 
     def with_values(self, checkpoint: Checkpoint, folder: str) -> Checkpoint:
         """A model with the values that prove its tag: what was trained just now has them."""
-        from ollama_bridge.models.reference_values import with_reference_values
+        from ollama_bridge.models.reference.values import with_reference_values
 
         return with_reference_values(
             checkpoint,
@@ -407,7 +407,7 @@ class _Build:
 
     def resolve(self, reference: str) -> Checkpoint:
         """The checkpoint of a model reference, out of our cache where it is there."""
-        from ollama_bridge.models.resolve import resolve_model
+        from ollama_bridge.models.sources.resolve import resolve_model
 
         models, reporter = home_dir() / "models", self.reporter
         return resolve_model(reference, cache_dir=models, client=self.client, reporter=reporter)

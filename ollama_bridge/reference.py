@@ -23,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.errors import ArtifactError
+from ollama_bridge.storage.atomic_files import write_text_atomic
 from ollama_bridge.template.thinking_tags import find_thinking_tags
 
 # The metadata key under which a GGUF carries these values. A key of the file, and not a layer of

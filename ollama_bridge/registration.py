@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.artifacts import MANIFEST_NAME, AdapterFile, GGUFFile, RegisteredModel, Work
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.candidate import Candidate, digest_of
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.era import NO_ADAPTER, NO_LOGPROBS, REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.placement import FileState, PlacedBlob, place_blob, taken_back
 from ollama_bridge.digests import canonical_json, digest_file
-from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import (
     ArtifactError,
     DaemonError,
@@ -33,6 +30,15 @@ from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.grammar import bare_or_quoted
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.storage.artifacts import (
+    MANIFEST_NAME,
+    AdapterFile,
+    GGUFFile,
+    RegisteredModel,
+    Work,
+)
+from ollama_bridge.storage.atomic_files import write_text_atomic
+from ollama_bridge.storage.drafts import Draft, open_draft
 from ollama_bridge.verify.certificate import Certificate
 from ollama_bridge.verify.parity import check_parity
 
@@ -235,7 +241,7 @@ class _Job:
     def _check_file(self, file: GGUFFile | AdapterFile) -> tuple[dict[str, object], FileState]:
         """Never send a file that is not what was converted, or that could harm the daemon."""
         try:
-            from ollama_bridge.models.gguf_reader import read_gguf
+            from ollama_bridge.models.gguf.reader import read_gguf
         except ImportError as exc:
             raise MissingExtraError("gguf", "convert") from exc
         path = file.gguf_path

@@ -16,9 +16,7 @@ from types import MappingProxyType
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.assets import find_asset
-from ollama_bridge.config import ModelfileSection
 from ollama_bridge.errors import ModelfileError
 from ollama_bridge.modelfile import (
     Modelfile,
@@ -26,7 +24,9 @@ from ollama_bridge.modelfile import (
     check_parameters,
     dropped_characters,
 )
+from ollama_bridge.recipe.config import ModelfileSection
 from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.storage.artifacts import GGUFFile
 from ollama_bridge.tag_parameters import choose_parameters
 
 _OPEN, _CLOSE = "⟦", "⟧"

@@ -12,13 +12,13 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.atomic_files import raise_if_disk_full, write_json_atomic
 from ollama_bridge.digests import digest_text
-from ollama_bridge.drafts import locked
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.storage.atomic_files import raise_if_disk_full, write_json_atomic
+from ollama_bridge.storage.drafts import locked
 
 if TYPE_CHECKING:
-    from ollama_bridge.config import Recipe
+    from ollama_bridge.recipe.config import Recipe
 
 EVENTS_NAME = "events.jsonl"
 _LOCK_NAME = ".run.lock"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
-from ollama_bridge.config import ModelfileSection
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.modelfile import ParameterValue, check_parameters
+from ollama_bridge.recipe.config import ModelfileSection
 from ollama_bridge.reference import SERVED_CONTEXT, ReferenceValues
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client, ModelDetails
 from ollama_bridge.client.model_names import find_model
 from ollama_bridge.daemon.store import Blob, find_manifest, locate_blob
@@ -34,6 +33,7 @@ from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.registry.attachments import read_attachments
 from ollama_bridge.registry.manifest import parse_manifest
 from ollama_bridge.reporting import NullReporter, Reporter, Timed
+from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.tag_parameters import choose_parameters
 from ollama_bridge.verify.bounds import bounds_of, recorded_noise
 from ollama_bridge.verify.carried import carries_others
@@ -171,8 +171,8 @@ def _explained(
         )
     if blob.path is None or blob.is_adapted:
         return exc
-    from ollama_bridge.models.gguf_reader import read_gguf
-    from ollama_bridge.models.tensor_check import compare_tensors
+    from ollama_bridge.models.gguf.reader import read_gguf
+    from ollama_bridge.verify.tensor_check import compare_tensors
 
     vocabulary = _whole_vocabulary(against, read_gguf(blob.path).metadata)
     report = compare_tensors(blob.path, against.path)
@@ -269,7 +269,7 @@ def _with_checks(
 
 def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
     """Compare the file with the checkpoint: answers may hide a fault that is small, or far in."""
-    from ollama_bridge.models.tensor_check import compare_tensors
+    from ollama_bridge.verify.tensor_check import compare_tensors
 
     report = compare_tensors(gguf, checkpoint)
     noted = {"note": "; ".join(report.notes)} if report.notes else {}

@@ -65,7 +65,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are hashed when an artefact is committed."""
-    from ollama_bridge import digests, drafts
+    from ollama_bridge import digests
+    from ollama_bridge.storage import drafts
 
     names: list[str] = []
 

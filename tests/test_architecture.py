@@ -19,13 +19,11 @@ OURS = ("ollama_bridge", "fakes")
 
 # A module may import modules of its own layer's folder and of lower layers only.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"closing", "digests", "errors", "folder_files", "machine", "system_tools"}),
+    frozenset({"closing", "digests", "errors", "machine", "system_tools"}),
     frozenset(
         {
-            "artifacts",
             "reporting",
             "assets",
-            "atomic_files",
             "answer_text",
             "examples",
             "extras",
@@ -33,21 +31,10 @@ LAYERS: tuple[frozenset[str], ...] = (
             "repetition",
         }
     ),
-    frozenset({"drafts", "quantization", "tensorboard"}),
-    frozenset({"downloads", "journal"}),
+    frozenset({"storage", "quantization"}),
+    frozenset({"downloads"}),
     frozenset({"template"}),
-    frozenset(
-        {
-            "reference",
-            "sections",
-            "loss_sections",
-            "student_section",
-            "teacher_section",
-            "training_sections",
-            "recipe_problems",
-            "config",
-        }
-    ),
+    frozenset({"reference", "recipe"}),
     frozenset({"client"}),
     frozenset({"compat"}),
     frozenset(
@@ -57,20 +44,13 @@ LAYERS: tuple[frozenset[str], ...] = (
             "models",
             "modelfile",
             "encoding",
-            "end_keys",
-            "batches",
-            "labels",
             "label_store",
             "doctor",
             "monitoring",
             "registry",
-            "row_dates",
+            "run_folder",
             "speed",
-            "speed_bound",
-            "speed_picture",
-            "spread",
             "tag_parameters",
-            "turn_texts",
         }
     ),
     frozenset(
@@ -91,16 +71,13 @@ LAYERS: tuple[frozenset[str], ...] = (
             "candidate",
             "export",
             "packaged_teacher",
-            "provenance",
             "registration",
-            "run_folder",
             "verification",
         }
     ),
-    frozenset({"card", "papers", "replica", "pull_proof", "pull_names"}),
-    frozenset({"publication", "retrieval"}),
+    frozenset({"publishing"}),
     frozenset({"pipeline"}),
-    frozenset({"inspection", "package_probes", "package_settings", "packaging", "source_tag"}),
+    frozenset({"inspection", "packaging"}),
     frozenset({"cli"}),
 )
 STAGES = LAYERS[9]
@@ -118,17 +95,18 @@ TORCH_FREE = (
     "modelfile",
     "quantization",
     "conversion",
-    "models.resolve",
-    "models.given_template",
+    "models.sources.resolve",
+    "models.sources.given_template",
     "template",
     "rendering",
     "registration",
     "registry",
     "verification",
-    "publication",
-    "pull_proof",
-    "retrieval",
-    "tensorboard",
+    "packaging",
+    "publishing.publication",
+    "publishing.pull_proof",
+    "publishing.retrieval",
+    "cli.tensorboard",
 )
 
 
@@ -175,7 +153,7 @@ def first_sentence(path: Path) -> str:
 
 
 def write_map(document: str) -> str:
-    """docs/architecture.md with a table of every part, by layers, between its two marks."""
+    """docs/architecture.md with a table of all parts and their folders, by layers."""
     rows = ["| part | what it is |", "|---|---|"]
     for layer in reversed(LAYERS):
         for part in sorted(layer):
@@ -183,6 +161,8 @@ def write_map(document: str) -> str:
             file = folder if folder.is_file() else PACKAGE / f"{part}.py"
             name = f"{part}/" if file == folder else f"{part}.py"
             rows.append(f"| `{name}` | {first_sentence(file)} |")
+            for inner in sorted((PACKAGE / part).glob("*/__init__.py")):
+                rows.append(f"| `{part}/{inner.parent.name}/` | {first_sentence(inner)} |")
         rows.append("| | |")
     table = "\n".join(rows[:-1])
     return re.sub(

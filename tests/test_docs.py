@@ -60,8 +60,8 @@ def test_losses_are_documented_as_a_recipe_takes_them() -> None:
 
     import yaml
 
-    from ollama_bridge.config import DistillSection
-    from ollama_bridge.loss_sections import Loss
+    from ollama_bridge.recipe.config import DistillSection
+    from ollama_bridge.recipe.losses import Loss
 
     text = (CHECKOUT / "training" / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Losses")[2].partition("\n## ")[0]
@@ -83,7 +83,7 @@ def test_keys_of_data_are_documented_with_their_defaults() -> None:
     """The table names every key of the section, and its default as YAML spells it."""
     import yaml
 
-    from ollama_bridge.config import DataSection
+    from ollama_bridge.recipe.config import DataSection
 
     text = (CHECKOUT / "training" / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Your own data")[2].partition("\n## ")[0]
@@ -100,7 +100,7 @@ def test_the_recipe_of_ones_own_task_is_valid() -> None:
     import yaml
 
     from ollama_bridge.assets import find_recipe
-    from ollama_bridge.config import parse_recipe
+    from ollama_bridge.recipe.config import parse_recipe
 
     text = (CHECKOUT / "training" / "README.md").read_text(encoding="utf-8")
     section = text.partition("### Your own task")[2].partition("\n### ")[0]

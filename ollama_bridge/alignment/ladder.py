@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ollama_bridge.alignment.vocabulary import Vocabulary
-from ollama_bridge.encoding import Tokenizer
+from ollama_bridge.encoding.encode import Tokenizer
 from ollama_bridge.errors import TrainingError
 
 # Of the teacher's predictions; with fewer, most of what is learnt comes from hard labels anyway.

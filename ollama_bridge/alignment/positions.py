@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ollama_bridge.alignment.vocabulary import Vocabulary
-from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.encoding.encode import EncodedExample
 
 HOLE = -1
 

@@ -5,7 +5,7 @@ The digests that stores and trainings are found by do not have it, so it is aske
 
 from __future__ import annotations
 
-from ollama_bridge.encoding import Tokenizer
+from ollama_bridge.encoding.encode import Tokenizer
 
 _WRITTEN = {"bos_token": "prompts begin", "eos_token": "turns end"}
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from ollama_bridge.encoding import Tokenizer
+from ollama_bridge.encoding.encode import Tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 

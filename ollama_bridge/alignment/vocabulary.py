@@ -16,9 +16,9 @@ from ollama_bridge.alignment.token_text import (
     read_byte_level,
     read_sentencepiece,
 )
-from ollama_bridge.encoding import Tokenizer
+from ollama_bridge.encoding.encode import Tokenizer
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.end_tokens import end_of_turns
+from ollama_bridge.models.settings.end_tokens import end_of_turns
 
 _END = b"\xff\xff"  # bytes that UTF-8 never has
 

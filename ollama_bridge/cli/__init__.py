@@ -27,7 +27,6 @@ from ollama_bridge.cli import (
     batch,
     bench,
     build,
-    chat,
     completion,
     daemon,
     doctor,
@@ -44,6 +43,7 @@ from ollama_bridge.cli import (
     runs,
     stages,
 )
+from ollama_bridge.cli.chat import chat
 from ollama_bridge.errors import ConfigError, ModelError, OllamaBridgeError
 
 _INTERRUPTED = 130

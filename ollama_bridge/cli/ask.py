@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.chat import connect, load_ahead, talk
+from ollama_bridge.cli.chat.chat import connect, load_ahead, talk
 from ollama_bridge.cli.embed import DimensionsOption, TruncateOption, print_vectors
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.piped import whole_prompt
@@ -88,9 +88,9 @@ def run(
     """
     from ollama_bridge.cli.answers import AnswerView
     from ollama_bridge.client import Conversation
-    from ollama_bridge.client.refusals import no_images
     from ollama_bridge.client.requests import read_image
     from ollama_bridge.client.tag_limits import with_own_limit
+    from ollama_bridge.client.wire.refusals import no_images
 
     conversation = Conversation(
         tag,
@@ -181,7 +181,7 @@ def _chat(
     verbose: bool,
 ) -> None:
     """Talk at the terminal; the pictures go with the first question."""
-    from ollama_bridge.cli.repl import Repl
+    from ollama_bridge.cli.chat.repl import Repl
 
     repl = Repl(client, conversation, view)
     repl.verbose, repl.images = verbose, pictures
@@ -241,8 +241,8 @@ def generate(
       ollama-bridge generate review-sentiment "Works like a charm."
       ollama-bridge generate review-sentiment "Works like a charm." --json
     """
-    from ollama_bridge.client.refusals import no_images
     from ollama_bridge.client.tag_limits import with_own_limit
+    from ollama_bridge.client.wire.refusals import no_images
 
     text = whole_prompt(prompt or "", command="generate", tag=tag)
     given, alive = read_options(parameter), read_keep_alive(keepalive)

@@ -28,7 +28,7 @@ from ollama_bridge.reporting import Note, Progress, Reporter
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Reply
-    from ollama_bridge.client.jobs import Answered, GivenUp
+    from ollama_bridge.client.jobs.jobs import Answered, GivenUp
 
 _STAGE = "batch"
 _SET_ASIDE = 1
@@ -92,7 +92,7 @@ def batch(
       ollama-bridge batch letters.jsonl replies.jsonl --model review-reply
       ollama-bridge batch in.jsonl out.jsonl --model my-model --host box1 --host box2
     """
-    from ollama_bridge.client.batch import ask_all
+    from ollama_bridge.client.jobs.batch import ask_all
     from ollama_bridge.client.tag_limits import fit_to_the_tags
     from ollama_bridge.daemon.ensure import ensure_daemon
 
@@ -150,7 +150,7 @@ def _settle(
     are_limits_known: bool,
 ) -> _Tally:
     """Keep each answer as it comes, count it, and tell what is going on."""
-    from ollama_bridge.client.jobs import GivenUp
+    from ollama_bridge.client.jobs.jobs import GivenUp
     from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
 
     tally = _Tally()
@@ -195,7 +195,7 @@ class _Tally:
 
     def count(self, settled: Answered, request: dict[str, Any]) -> None:
         """Take an answer, or an error, and what was asked."""
-        from ollama_bridge.client.batch_log import is_too_long
+        from ollama_bridge.client.jobs.batch_log import is_too_long
 
         reply = settled.reply
         if reply is None:

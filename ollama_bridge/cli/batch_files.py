@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ollama_bridge.atomic_files import open_atomic
 from ollama_bridge.errors import ConfigError, DataError, DiskFullError
+from ollama_bridge.storage.atomic_files import open_atomic
 
 if TYPE_CHECKING:
-    from ollama_bridge.client.jobs import Answered
+    from ollama_bridge.client.jobs.jobs import Answered
 
 _IN_MEMORY_BYTES = 16 * 2**20
 
@@ -138,6 +138,6 @@ def write_answers(path: Path, lines: AnswerLines) -> None:
 
 
 def _disk_full(path: Path) -> DiskFullError:
-    from ollama_bridge.client.batch_log import MOVE_THE_LOG
+    from ollama_bridge.client.jobs.batch_log import MOVE_THE_LOG
 
     return DiskFullError(path, elsewhere=MOVE_THE_LOG)

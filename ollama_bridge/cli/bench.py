@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.storage.atomic_files import write_text_atomic
 
 if TYPE_CHECKING:
-    from ollama_bridge.speed import Spread, TagSpeed
+    from ollama_bridge.speed.rates import Spread, TagSpeed
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,8 +62,8 @@ def bench(
       ollama-bridge bench review-reply --concurrency 1,4 --prompts letters.txt --picture speed.svg
     """
     from ollama_bridge.daemon.ensure import ensure_daemon
-    from ollama_bridge.speed import Load, measure_speed
-    from ollama_bridge.speed_picture import draw
+    from ollama_bridge.speed.picture import draw
+    from ollama_bridge.speed.rates import Load, measure_speed
 
     if picture is not None and not picture.absolute().parent.is_dir():
         raise ConfigError(

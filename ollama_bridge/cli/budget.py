@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.cli import output
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.quantization.sizes import parse_size
+from ollama_bridge.storage.artifacts import GGUFFile
 
 if TYPE_CHECKING:
     from ollama_bridge.conversion import Target

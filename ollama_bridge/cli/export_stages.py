@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ollama_bridge.artifacts import Corpus, GGUFFile
 from ollama_bridge.cli import options, output
 from ollama_bridge.cli.budget import print_budget, read_target
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.stages import CorpusOption, StageOut, checkpoint_of, print_artifact
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.quantization.file_types import parse
+from ollama_bridge.storage.artifacts import Corpus, GGUFFile
 
 _TYPE = "f16"
 _TEMPLATE_HIDDEN = (
@@ -138,7 +138,7 @@ def render(
     Examples:
       ollama-bridge render ./gguf --recipe sentiment > Modelfile
     """
-    from ollama_bridge.config import ModelfileSection, load_recipe
+    from ollama_bridge.recipe.config import ModelfileSection, load_recipe
     from ollama_bridge.rendering import render as stage
 
     settings = ModelfileSection()
@@ -170,9 +170,9 @@ def register(
     """
     from ollama_bridge.cli.creating import read_modelfile
     from ollama_bridge.client import Client
-    from ollama_bridge.config import ModelfileSection
     from ollama_bridge.daemon.ensure import ensure_daemon
     from ollama_bridge.modelfile import Modelfile
+    from ollama_bridge.recipe.config import ModelfileSection
     from ollama_bridge.registration import register as stage
     from ollama_bridge.rendering import render as render_stage
 
@@ -213,7 +213,7 @@ def _convert_adapter(
     from ollama_bridge.assets import home_dir
     from ollama_bridge.client import Client
     from ollama_bridge.conversion import convert_adapter
-    from ollama_bridge.models.resolve import resolve_adapter
+    from ollama_bridge.models.sources.resolve import resolve_adapter
 
     with ConsoleReporter() as reporter, Client(host) as client:
         folder, found = resolve_adapter(

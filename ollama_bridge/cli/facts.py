@@ -5,7 +5,7 @@ In a chat (``/show``) that is what the next question gets, so the chat's own set
 
 from __future__ import annotations
 
-from ollama_bridge.cli.other_tags import messages_in
+from ollama_bridge.cli.chat.other_tags import messages_in
 from ollama_bridge.client import Conversation, ModelDetails
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
 from ollama_bridge.errors import ConfigError

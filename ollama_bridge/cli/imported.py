@@ -30,7 +30,7 @@ def models_ls(as_json: options.JSONOption = False) -> None:
     Examples:
       ollama-bridge models ls
     """
-    from ollama_bridge.models.catalogue import list_cached
+    from ollama_bridge.models.sources.catalogue import list_cached
 
     models = list_cached(_models_dir())
     if as_json:
@@ -57,7 +57,7 @@ def models_show(model: ModelArgument, as_json: options.JSONOption = False) -> No
     Examples:
       ollama-bridge models show gguf-0123
     """
-    from ollama_bridge.models.catalogue import find_cached, summarize
+    from ollama_bridge.models.sources.catalogue import find_cached, summarize
 
     found = summarize(find_cached(_models_dir(), model))
     if as_json:
@@ -88,7 +88,7 @@ def models_rm(
     Examples:
       ollama-bridge models rm gguf-0123 --yes
     """
-    from ollama_bridge.models.catalogue import find_cached, remove_cached
+    from ollama_bridge.models.sources.catalogue import find_cached, remove_cached
 
     folder = find_cached(_models_dir(), model)
     if not yes:

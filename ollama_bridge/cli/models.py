@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from ollama_bridge.artifacts import Corpus
 from ollama_bridge.cli import options, output
 from ollama_bridge.cli.budget import read_target
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.question_options import ParameterOption, read_options
 from ollama_bridge.errors import ConfigError, ParityError
+from ollama_bridge.storage.artifacts import Corpus
 
 _TYPE = "q8_0"
 AdapterOption = Annotated[
@@ -77,7 +77,7 @@ def package(
       ollama-bridge package ./my-finetune my-model --max-size 80MB --corpus ./corpus
       ollama-bridge package ./my-finetune my-model --publish ghcr.io/team/my-model:1
     """
-    from ollama_bridge import packaging
+    from ollama_bridge.packaging import package as packaging
 
     target = read_target(budget, max_size, corpus, gguf_type=gguf_type)
     with ConsoleReporter(quiet=quiet) as reporter:

@@ -126,7 +126,7 @@ def shown(*, quiet: bool = False, tensorboard: Path | None = None) -> Iterator[r
         if tensorboard is None or not is_first_process():
             yield console
             return
-        from ollama_bridge.tensorboard import TensorBoardReporter
+        from ollama_bridge.cli.tensorboard import TensorBoardReporter
 
         board = stack.enter_context(TensorBoardReporter(tensorboard))
         yield reporting.TeeReporter(console, board)

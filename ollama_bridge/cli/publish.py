@@ -72,7 +72,7 @@ def publish(
       ollama-bridge publish review-sentiment ghcr.io/team/sentiment:1.0
       ollama-bridge publish my-model localhost:5000/team/my-model:1 --license LICENSE
     """
-    from ollama_bridge import publication
+    from ollama_bridge.publishing import publication
 
     with ConsoleReporter(quiet=quiet) as reporter:
         done = publication.publish(
@@ -126,7 +126,7 @@ def pull(
       ollama-bridge pull ghcr.io/team/sentiment:1.0
       ollama-bridge pull localhost:5000/team/my-model:1 --as my-model
     """
-    from ollama_bridge import retrieval
+    from ollama_bridge.publishing import retrieval
 
     if through is Through.AUTO:
         through = Through.DAEMON if _daemon_knows(reference) else Through.REGISTRY
@@ -156,7 +156,7 @@ def card(
     Examples:
       ollama-bridge card review-sentiment > README.md
     """
-    from ollama_bridge import papers
+    from ollama_bridge.publishing import papers
 
     text = papers.card(tag, run_dir=_run_dir(run), license_file=license_, host=host)
     output.either(text, {"tag": tag, "card": text}, as_json=as_json)

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ollama_bridge.artifacts import MANIFEST_NAME
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.errors import ArtifactError, ConfigError
-from ollama_bridge.folder_files import paths_named, statuses
+from ollama_bridge.storage.artifacts import MANIFEST_NAME
+from ollama_bridge.storage.folder_files import paths_named, statuses
 
 # What is shown of an artefact, and how its manifest calls it.
 _TOLD = {"stage": "stage", "key": "key", "made": "created_at", "facts": "facts"}
@@ -147,9 +147,9 @@ def _state(run: Path, stages: int) -> str:
 
     What was never begun, or whose artefacts somebody removed, is empty.
     """
-    from ollama_bridge.drafts import holds_draft
-    from ollama_bridge.papers import CARD_NAME  # written last
+    from ollama_bridge.publishing.papers import CARD_NAME  # written last
     from ollama_bridge.run_folder import is_run
+    from ollama_bridge.storage.drafts import holds_draft
 
     if holds_draft(run):
         return "unfinished"

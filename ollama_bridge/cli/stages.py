@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, SoftLabels
 from ollama_bridge.cli import options, output
 from ollama_bridge.cli.build import recipe_with_data
 from ollama_bridge.cli.launch import in_turn
 from ollama_bridge.cli.progress import ConsoleReporter, shown
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.reporting import Reporter
+from ollama_bridge.storage.artifacts import Artifact, Checkpoint, Corpus, SoftLabels
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
-    from ollama_bridge.config import Recipe, TeacherSection
+    from ollama_bridge.recipe.config import Recipe, TeacherSection
     from ollama_bridge.teacher.respondent import Respondent
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="Folder that `prepare` made.")]
@@ -291,7 +291,7 @@ def checkpoint_of(
 ) -> Checkpoint:
     """The checkpoint of a model reference; the packaged teacher's also on a fresh daemon."""
     from ollama_bridge.assets import home_dir
-    from ollama_bridge.models.resolve import resolve_model
+    from ollama_bridge.models.sources.resolve import resolve_model
 
     with _client_for([reference, base], host) as client, in_turn():
         if client is not None:
@@ -312,7 +312,7 @@ def _client_for(
     references: list[str | None], host: str | None
 ) -> contextlib.AbstractContextManager[Client | None]:
     """A client if a model is the daemon's; else none is loaded, which would take a while."""
-    from ollama_bridge.models.references import parse_reference
+    from ollama_bridge.models.sources.references import parse_reference
 
     if not any(one and parse_reference(one).kind == "ollama" for one in references):
         return contextlib.nullcontext()
@@ -322,7 +322,7 @@ def _client_for(
 
 
 def _read_recipe(name: str, overrides: list[str] | None) -> Recipe:
-    from ollama_bridge.config import load_recipe
+    from ollama_bridge.recipe.config import load_recipe
 
     return load_recipe(name, overrides=overrides or [])
 

@@ -1,13 +1,10 @@
 """Ask an Ollama daemon: the only code of the package that speaks HTTP to one."""
 
-from ollama_bridge.client.address import Address, read_address
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.conversation import Conversation
-from ollama_bridge.client.exchange import Timeouts
-from ollama_bridge.client.jobs import Answered, GivenUp
+from ollama_bridge.client.jobs.jobs import Answered, GivenUp
 from ollama_bridge.client.questions import ChatRequest, GenerateRequest
-from ollama_bridge.client.retries import Retries
 from ollama_bridge.client.session import AsyncSession, Dropped, Session
 from ollama_bridge.client.structured import Parsed
 from ollama_bridge.client.tool_loop import ToolRun, ToolUse
@@ -30,6 +27,9 @@ from ollama_bridge.client.values import (
     ToolCall,
     TopLogprob,
 )
+from ollama_bridge.client.wire.address import Address, read_address
+from ollama_bridge.client.wire.exchange import Timeouts
+from ollama_bridge.client.wire.retries import Retries
 
 __all__ = [
     "Address",

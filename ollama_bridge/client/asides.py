@@ -8,16 +8,16 @@ from dataclasses import replace
 from typing import Protocol
 
 from ollama_bridge.client import calls
-from ollama_bridge.client.demands import (
+from ollama_bridge.client.answers.demands import (
     ContextAsked,
     Known,
     check_context,
     check_level,
     level_asked,
 )
-from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.steps import Fetch, Fetching
 from ollama_bridge.client.values import RunningModel, read_details, read_running
+from ollama_bridge.client.wire.exchange import Call
 from ollama_bridge.errors import (
     DaemonBusyError,
     DaemonError,

@@ -8,12 +8,10 @@ from collections.abc import Generator, Sequence
 import httpx
 
 from ollama_bridge.client import calls
-from ollama_bridge.client.address import read_address
-from ollama_bridge.client.answering import Answering
+from ollama_bridge.client.answers.answering import Answering
 from ollama_bridge.client.asides import look_at_context, look_at_level
 from ollama_bridge.client.blocking_models import ModelStore
 from ollama_bridge.client.embedding import embedded, joined, pieces
-from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.measuring import measure
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.procedures import BlockingProcedures
@@ -27,9 +25,7 @@ from ollama_bridge.client.requests import (
     Think,
     ToolLike,
 )
-from ollama_bridge.client.retries import Retries
 from ollama_bridge.client.steps import drive, fetch
-from ollama_bridge.client.transport import Transport
 from ollama_bridge.client.values import (
     Done,
     Embeddings,
@@ -38,6 +34,10 @@ from ollama_bridge.client.values import (
     StreamEvent,
     read_rendered,
 )
+from ollama_bridge.client.wire.address import read_address
+from ollama_bridge.client.wire.exchange import Call, Timeouts
+from ollama_bridge.client.wire.retries import Retries
+from ollama_bridge.client.wire.transport import Transport
 from ollama_bridge.errors import DaemonError
 
 

@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.client import calls
-from ollama_bridge.client.demands import Known
-from ollama_bridge.client.exchange import Call, check_status
-from ollama_bridge.client.lines import parse_line
+from ollama_bridge.client.answers.demands import Known
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.requests import KeepAlive
-from ollama_bridge.client.statuses import StatusReader
-from ollama_bridge.client.transport import Transport
-from ollama_bridge.client.uploads import ProgressCallback, read_pieces, size_of
 from ollama_bridge.client.values import (
     ModelDetails,
     ModelSummary,
@@ -24,6 +19,11 @@ from ollama_bridge.client.values import (
     read_running,
     read_version,
 )
+from ollama_bridge.client.wire.exchange import Call, check_status
+from ollama_bridge.client.wire.lines import parse_line
+from ollama_bridge.client.wire.statuses import StatusReader
+from ollama_bridge.client.wire.transport import Transport
+from ollama_bridge.client.wire.uploads import ProgressCallback, read_pieces, size_of
 from ollama_bridge.closing import Closing
 
 

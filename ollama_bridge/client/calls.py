@@ -6,7 +6,6 @@ import math
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ollama_bridge.client.exchange import Answer, Call, check_status
 from ollama_bridge.client.options import Options, check_options
 from ollama_bridge.client.requests import (
     Asking,
@@ -24,6 +23,7 @@ from ollama_bridge.client.requests import (
 )
 from ollama_bridge.client.steps import Steps
 from ollama_bridge.client.values import NextToken, Reply
+from ollama_bridge.client.wire.exchange import Answer, Call, check_status
 from ollama_bridge.errors import ConfigError, ReplyInvalidError
 
 VERSION = Call("GET", "/api/version")

@@ -13,12 +13,12 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.client.options import Options, check_options
 from ollama_bridge.client.questions import ChatRequest
 from ollama_bridge.client.requests import Format, Images, KeepAlive, Think, read_image
 from ollama_bridge.client.values import Reply
 from ollama_bridge.errors import ArtifactError, ConfigError, ContextOverflowError
+from ollama_bridge.storage.atomic_files import write_text_atomic
 
 Trim = Literal["oldest", "never"]
 _SCHEMA = 1

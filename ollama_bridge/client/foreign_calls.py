@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_bridge.client.exchange import Call, Patience
 from ollama_bridge.client.options import check_options
+from ollama_bridge.client.wire.exchange import Call, Patience
 
 QUESTIONS = ("/api/generate", "/api/chat")
 TRANSFERS = ("/api/pull", "/api/push", "/api/create")

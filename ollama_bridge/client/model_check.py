@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.built_in import built_in_code
-from ollama_bridge.client.exchange import Timeouts
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.values import ModelDetails
+from ollama_bridge.client.wire.exchange import Timeouts
 from ollama_bridge.errors import ModelNotFoundError
 
 SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ollama_bridge.client.refusals import missing_model
+from ollama_bridge.client.wire.refusals import missing_model
 
 if TYPE_CHECKING:
     from ollama_bridge.client.values import ModelSummary

@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 
-from ollama_bridge.client.address import read_address
-from ollama_bridge.client.exchange import Call, Timeouts
-from ollama_bridge.client.fields import Fields, read_fields
+from ollama_bridge.client.answers.thinking import thinking_apart
 from ollama_bridge.client.requests import MessageLike, message_list
-from ollama_bridge.client.thinking import thinking_apart
-from ollama_bridge.client.transport import AsyncTransport
 from ollama_bridge.client.values import Reply, Timings, read_logprobs
+from ollama_bridge.client.wire.address import read_address
+from ollama_bridge.client.wire.exchange import Call, Timeouts
+from ollama_bridge.client.wire.fields import Fields, read_fields
+from ollama_bridge.client.wire.transport import AsyncTransport
 from ollama_bridge.closing import AsyncClosing
 from ollama_bridge.errors import (
     ConfigError,

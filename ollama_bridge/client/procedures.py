@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ollama_bridge.client import structured, tool_loop
-from ollama_bridge.client.exchange import Call, Timeouts
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.requests import Asking, KeepAlive, MessageLike, Think
 from ollama_bridge.client.steps import drive, drive_async
 from ollama_bridge.client.tools import Tool
 from ollama_bridge.client.values import Reply
+from ollama_bridge.client.wire.exchange import Call, Timeouts
 from ollama_bridge.closing import AsyncClosing, Closing
 
 if TYPE_CHECKING:
-    from ollama_bridge.client.batch import Concurrency
-    from ollama_bridge.client.jobs import Answered, GivenUp
+    from ollama_bridge.client.jobs.batch import Concurrency
+    from ollama_bridge.client.jobs.jobs import Answered, GivenUp
     from ollama_bridge.client.questions import Question
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class BlockingProcedures(Closing):
         Raises:
             OllamaBridgeError: as for :func:`batch.ask_all`.
         """
-        from ollama_bridge.client.batch import ask_all  # it asks by clients of its own
+        from ollama_bridge.client.jobs.batch import ask_all  # it asks by clients of its own
 
         return ask_all(
             requests,
@@ -238,7 +238,7 @@ class AsyncProcedures(AsyncClosing):
         retry_failed: bool = False,
     ) -> AsyncIterator[Answered | GivenUp]:
         """As :meth:`BlockingProcedures.batch`."""
-        from ollama_bridge.client.batch import ask_all_async
+        from ollama_bridge.client.jobs.batch import ask_all_async
 
         return ask_all_async(
             requests,

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ollama_bridge.client import calls
-from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.options import nearest, plain
 from ollama_bridge.client.requests import Asking, Dumps, Images, MessageLike, ToolLike
+from ollama_bridge.client.wire.exchange import Call
 from ollama_bridge.errors import ConfigError
 
 _A_REQUEST = 'write {"model": ..., "messages": [...]} or {"model": ..., "prompt": ...}'

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ollama_bridge.client.exchange import Call
-from ollama_bridge.client.transport import AsyncTransport, Transport
+from ollama_bridge.client.wire.exchange import Call
+from ollama_bridge.client.wire.transport import AsyncTransport, Transport
 from ollama_bridge.errors import DaemonError
 
 S = TypeVar("S")

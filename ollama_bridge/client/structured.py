@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast
 
 from ollama_bridge.client import calls
-from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.requests import Asking, MessageLike, message_list
 from ollama_bridge.client.steps import Steps
 from ollama_bridge.client.values import Reply
+from ollama_bridge.client.wire.exchange import Call
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,

@@ -8,8 +8,8 @@ from typing import Any
 from ollama_bridge.client.blocking import Client
 from ollama_bridge.client.model_check import SOON
 from ollama_bridge.client.options import Options
-from ollama_bridge.client.refusals import no_images
 from ollama_bridge.client.values import ModelDetails
+from ollama_bridge.client.wire.refusals import no_images
 from ollama_bridge.errors import (
     DaemonBusyError,
     DaemonError,

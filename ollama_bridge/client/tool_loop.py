@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_bridge.client import calls
-from ollama_bridge.client.exchange import Call
 from ollama_bridge.client.requests import Asking, MessageLike, message_list
 from ollama_bridge.client.steps import Steps
 from ollama_bridge.client.tools import Tool, as_text, problem_text, tools_of
 from ollama_bridge.client.values import Reply, ToolCall
+from ollama_bridge.client.wire.exchange import Call
 from ollama_bridge.errors import ConfigError, DaemonError, ToolLoopError
 
 # Asked before a tool runs: True: it may; False, or a text for the model that says why: it may not.

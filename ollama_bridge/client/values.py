@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ollama_bridge.client.fields import Fields, read_fields
 from ollama_bridge.client.model_names import name_key
+from ollama_bridge.client.wire.fields import Fields, read_fields
 from ollama_bridge.errors import RenderingHiddenError, ReplyInvalidError
 
 

@@ -16,23 +16,23 @@ from pathlib import Path
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
-from ollama_bridge.artifacts import AdapterFile, Checkpoint, Work
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.digests import canonical_json, digest_file, digest_text
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ollama_bridge.models.adapters import EMBEDDING, OUTPUT, Adapter, Change
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import real, text
 from ollama_bridge.models.architectures.layout import TensorRule, permute
-from ollama_bridge.models.floats import Float32Array, to_float32
-from ollama_bridge.models.general import derived_model_entries, general_of
-from ollama_bridge.models.origin import described
 from ollama_bridge.models.safety import check_folder, read_architecture
-from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.settings.general import derived_model_entries, general_of
+from ollama_bridge.models.sources.origin import described
+from ollama_bridge.models.weights.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ollama_bridge.models.weights.floats import Float32Array, to_float32
+from ollama_bridge.models.weights.lora import EMBEDDING, OUTPUT, Adapter, Change
+from ollama_bridge.models.weights.stored import open_weights
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.storage.artifacts import AdapterFile, Checkpoint, Work
+from ollama_bridge.storage.drafts import open_draft
 
 _STAGE = "convert adapter"
 _VERSION = 4  # raised when an adapter gives other bytes

@@ -19,8 +19,6 @@ from typing import Any
 import torch
 from gguf.constants import GGMLQuantizationType
 
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.conversion.budget_model import Model
 from ollama_bridge.conversion.budget_search import Target, check_size, search
 from ollama_bridge.conversion.budget_texts import (
@@ -33,14 +31,16 @@ from ollama_bridge.conversion.budget_texts import (
 from ollama_bridge.conversion.round_trip import RoundTrip
 from ollama_bridge.conversion.sensitivity import measure_options
 from ollama_bridge.digests import JSONValue, canonical_json, digest_text
+from ollama_bridge.models.compute.memory import check_room
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import check_room
-from ollama_bridge.models.rounding import rounded
-from ollama_bridge.models.scored_texts import ScoredTexts, Text
+from ollama_bridge.models.reference.rounding import rounded
+from ollama_bridge.models.reference.scored_texts import ScoredTexts, Text
 from ollama_bridge.quantization.mixes import TypePlan
 from ollama_bridge.quantization.tradeoff import Option, TradeOff, file_type_of
 from ollama_bridge.reference import Noise
 from ollama_bridge.reporting import Progress, Reporter
+from ollama_bridge.storage.artifacts import Corpus
+from ollama_bridge.storage.atomic_files import write_text_atomic
 
 _STAGE = "budget"
 PRESETS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")

@@ -9,18 +9,18 @@ from typing import Self
 
 from gguf.constants import GGMLQuantizationType
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion.budget_search import Target, check_tensors
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.config import Config
 from ollama_bridge.models.architectures.layout import TensorRule
 from ollama_bridge.models.safety import check_folder, read_architecture
-from ollama_bridge.models.stored import open_weights
-from ollama_bridge.models.tensor_match import match_tensors
-from ollama_bridge.models.weights import Weights
+from ollama_bridge.models.weights.stored import open_weights
+from ollama_bridge.models.weights.tensor_match import match_tensors
+from ollama_bridge.models.weights.tensors import Weights
 from ollama_bridge.quantization.encoders import Float32Array, encoded_size
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
 from ollama_bridge.quantization.tradeoff import candidate_types
+from ollama_bridge.storage.artifacts import Checkpoint
 
 _OUTPUT = "lm_head.weight"
 

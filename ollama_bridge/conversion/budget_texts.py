@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ollama_bridge.artifacts import Corpus
 from ollama_bridge.digests import digest_text
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding.encode import encode_split
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import read_examples
-from ollama_bridge.models.end_tokens import end_ids
-from ollama_bridge.models.reference_texts import TextSide
-from ollama_bridge.models.scored_texts import Text
+from ollama_bridge.models.reference.scored_texts import Text
+from ollama_bridge.models.reference.texts import TextSide
+from ollama_bridge.models.settings.end_tokens import end_ids
 from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.storage.artifacts import Corpus
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -19,7 +19,15 @@ from gguf.constants import GGMLQuantizationType
 
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.machine import cores
-from ollama_bridge.models.floats import BF16, F16, F32, Array, largest, to_bfloat16, to_float32
+from ollama_bridge.models.weights.floats import (
+    BF16,
+    F16,
+    F32,
+    Array,
+    largest,
+    to_bfloat16,
+    to_float32,
+)
 from ollama_bridge.quantization.encoders import BLOCK_TYPES, Bytes, Float32Array
 from ollama_bridge.quantization.workers import EncoderPool, Piece, Rows, encode_here
 
@@ -188,8 +196,8 @@ def _check(name: str, size: float, type_: GGMLQuantizationType) -> None:
 def _sizes_of_blocks(values: Array) -> Float32Array:
     """(blocks,) the largest absolute value of each block; infinite or NaN if one is.
 
-    By bits, as in :func:`~ollama_bridge.models.floats.largest`. Turned over, many blocks are
-    compared at once; 64-bit words, of several numbers, are turned faster than numbers.
+    By bits, as in :func:`~ollama_bridge.models.weights.floats.largest`. Turned over, many blocks
+    are compared at once; 64-bit words, of several numbers, are turned faster than numbers.
     """
     bits = np.dtype(f"<u{values.dtype.itemsize}")
     sizes = _scratch.array("sizes", values.shape, bits)

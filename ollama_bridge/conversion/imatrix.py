@@ -19,7 +19,7 @@ from gguf.constants import GGUFValueType
 from gguf.gguf_writer import GGUFWriter
 
 from ollama_bridge.errors import ConversionError, GGUFError
-from ollama_bridge.models.gguf_reader import read_gguf
+from ollama_bridge.models.gguf.reader import read_gguf
 from ollama_bridge.quantization.encoders import Float32Array
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"

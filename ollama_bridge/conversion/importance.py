@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, Work
 from ollama_bridge.conversion.imatrix import Measured, write_importance
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding.encode import encode_split
+from ollama_bridge.encoding.spread import spread_out
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.compute.memory import check_room
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import check_room
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.reporting import NullReporter, Progress, Reporter, Timed
-from ollama_bridge.spread import spread_out
+from ollama_bridge.storage.artifacts import Artifact, Checkpoint, Corpus, Work
+from ollama_bridge.storage.drafts import open_draft
 
 _STAGE = "importance"
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from gguf.constants import GGUFValueType, TokenType
 
-from ollama_bridge.models import pretokenizers
 from ollama_bridge.models.architectures.entries import Entry, array, text
-from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.stored import gguf_of
+from ollama_bridge.models.gguf import pretokenizers
+from ollama_bridge.models.gguf.reader import read_gguf
+from ollama_bridge.models.weights.stored import gguf_of
 
 _MODEL, _PRE, _TOKENS, _TYPES, _SCORES = (
     f"tokenizer.ggml.{name}" for name in ("model", "pre", "tokens", "token_type", "scores")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ollama_bridge.conversion.encoding import Encode, pieces, searching_encoder
 from ollama_bridge.models.architectures.layout import TensorRule
-from ollama_bridge.models.gguf_decode import decode
-from ollama_bridge.models.weights import Weights
+from ollama_bridge.models.gguf.decode import decode
+from ollama_bridge.models.weights.tensors import Weights
 from ollama_bridge.quantization.encoders import Float32Array
 
 if TYPE_CHECKING:

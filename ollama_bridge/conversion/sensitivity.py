@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ollama_bridge.conversion.encoding import PIECE_VALUES
 from ollama_bridge.conversion.round_trip import RoundTrip
-from ollama_bridge.models.scored_texts import Text
+from ollama_bridge.models.reference.scored_texts import Text
 from ollama_bridge.quantization.encoders import encoded_size
 from ollama_bridge.quantization.tradeoff import Option, candidate_types
 

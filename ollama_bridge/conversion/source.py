@@ -9,25 +9,31 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion.kept_vocabulary import as_it_came
 from ollama_bridge.conversion.tensors import plan_tensors, source_notes
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import Entry, number, text
-from ollama_bridge.models.general import (
+from ollama_bridge.models.safety import check_folder, read_architecture
+from ollama_bridge.models.settings.general import (
     derived_model_entries,
     general_of,
     same_model_entries,
 )
-from ollama_bridge.models.generation_defaults import default_entries
-from ollama_bridge.models.gguf_weights import GGUFWeights
-from ollama_bridge.models.origin import card_of, maker_of, missing_entries, origin_of, repository_of
-from ollama_bridge.models.safety import check_folder, read_architecture
-from ollama_bridge.models.stored import open_weights
-from ollama_bridge.models.stripping import name_for_rule
+from ollama_bridge.models.settings.generation_defaults import default_entries
+from ollama_bridge.models.settings.stripping import name_for_rule
+from ollama_bridge.models.sources.origin import (
+    card_of,
+    maker_of,
+    missing_entries,
+    origin_of,
+    repository_of,
+)
+from ollama_bridge.models.weights.gguf import GGUFWeights
+from ollama_bridge.models.weights.stored import open_weights
 from ollama_bridge.quantization.file_types import NUMBERS
 from ollama_bridge.quantization.mixes import ModelShape
+from ollama_bridge.storage.artifacts import Checkpoint
 
 if TYPE_CHECKING:
     from ollama_bridge.reference import ReferenceValues

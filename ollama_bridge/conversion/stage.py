@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 
 from gguf.constants import GGML_QUANT_SIZES
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile, Work
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import read_importance
 from ollama_bridge.conversion.source import Source, read_reference
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.digests import digest_file
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError, ConversionError
 from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.quantization.encoders import Float32Array
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.quantization.mixes import TypePlan, base_type, plan_types
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, GGUFFile, Work
+from ollama_bridge.storage.drafts import open_draft
 
 if TYPE_CHECKING:
     from ollama_bridge.conversion.budget import Chosen

@@ -11,9 +11,9 @@ import numpy as np
 from ollama_bridge.models.architectures import Architecture
 from ollama_bridge.models.architectures.config import Config
 from ollama_bridge.models.architectures.layout import TensorRule, permute
-from ollama_bridge.models.floats import F64, Array, to_float32
-from ollama_bridge.models.tensor_match import match_tensors
-from ollama_bridge.models.weights import Weights
+from ollama_bridge.models.weights.floats import F64, Array, to_float32
+from ollama_bridge.models.weights.tensor_match import match_tensors
+from ollama_bridge.models.weights.tensors import Weights
 
 
 @dataclass(frozen=True)

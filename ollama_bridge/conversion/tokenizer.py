@@ -20,21 +20,21 @@ from ollama_bridge.conversion.surrounding import find_surrounding
 from ollama_bridge.conversion.token_types import added_type, with_printed
 from ollama_bridge.conversion.tokenizer_kind import find_kind
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models import stripping
 from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.architectures.entries import Entry, array, flag, number, text
-from ollama_bridge.models.generation_defaults import read_generation_config
-from ollama_bridge.models.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
-from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.named_ends import ignored_ends, is_special_in, named_ends
-from ollama_bridge.models.origin import owners_folder
-from ollama_bridge.models.template_trial import check_chat_template
-from ollama_bridge.models.tokenizer_settings import (
+from ollama_bridge.models.settings import stripping
+from ollama_bridge.models.settings.generation_defaults import read_generation_config
+from ollama_bridge.models.settings.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNTIME_ROLES, filler
+from ollama_bridge.models.settings.json_files import read_json_object
+from ollama_bridge.models.settings.named_ends import ignored_ends, is_special_in, named_ends
+from ollama_bridge.models.settings.tokenizer_settings import (
     default_template,
     overruled_roles,
     token_text,
     tokenizer_settings,
 )
+from ollama_bridge.models.sources.origin import owners_folder
+from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError

@@ -8,7 +8,7 @@ from typing import Any
 
 from ollama_bridge.conversion.space_prefix import SPACE, find_space_prefix
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models import pretokenizers
+from ollama_bridge.models.gguf import pretokenizers
 
 _NORMALIZERS_LOST = ("NFC",)  # llama.cpp has no normalisation; text that is NFC is not changed
 _TEXTS = ("Hello", "Two  words\nand more")

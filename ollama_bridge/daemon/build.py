@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_bridge.assets import disk_full
-from ollama_bridge.atomic_files import sync_to_disk
 from ollama_bridge.daemon.layout import BINARY, RUNNER, RUNNER_PACKAGE, Release
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, Toolchain, fetch_go
 from ollama_bridge.downloads import fetch_package, unpack
 from ollama_bridge.errors import DaemonInstallError, DiskFullError
 from ollama_bridge.machine import cores
 from ollama_bridge.reporting import Note, Progress, Reporter
+from ollama_bridge.storage.atomic_files import sync_to_disk
 
 STAGE = "daemon install"
 _MODULE = "github.com/ollama/ollama"

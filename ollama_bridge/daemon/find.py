@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ollama_bridge.client import Client, Timeouts, read_address
-from ollama_bridge.client.refusals import BUSY
+from ollama_bridge.client.wire.refusals import BUSY
 from ollama_bridge.daemon.era import Era, era_of
 from ollama_bridge.daemon.layout import installed_binary
 from ollama_bridge.errors import (

@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.daemon.build import STAGE, Site, build_ollama, build_runner
 from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.daemon.layout import (
@@ -29,6 +28,7 @@ from ollama_bridge.daemon.locks import hold_lock
 from ollama_bridge.daemon.toolchain import OFFICIAL_INSTALL, find_toolchain
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonInstallError, DiskFullError
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.storage.atomic_files import raise_if_disk_full
 
 _WAIT_LIMIT_S = 3600.0
 

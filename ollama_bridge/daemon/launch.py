@@ -20,9 +20,9 @@ from typing import BinaryIO, Self
 
 import psutil
 
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.daemon.find import RunningDaemon, find_daemon
 from ollama_bridge.errors import DaemonInstallError
+from ollama_bridge.storage.atomic_files import write_text_atomic
 
 START_LIMIT_S = 60.0
 _STOP_GRACE_S = 10.0

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.assets import home_dir, named_dir
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.digests import digest_file
 from ollama_bridge.downloads import PinnedPackage
+from ollama_bridge.storage.atomic_files import write_text_atomic
 
 # The sources of llama.cpp: the runner is built from them, and its converter is a test's oracle.
 RUNNER_PACKAGE = PinnedPackage(

@@ -6,7 +6,7 @@ import contextlib
 
 from ollama_bridge.client import Client
 from ollama_bridge.client.model_names import find_model
-from ollama_bridge.client.uploads import ProgressCallback
+from ollama_bridge.client.wire.uploads import ProgressCallback
 from ollama_bridge.errors import ConfigError, ModelNotFoundError
 
 

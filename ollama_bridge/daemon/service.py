@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ollama_bridge.client import Address
-from ollama_bridge.client.address import DEFAULT_PORT
+from ollama_bridge.client.wire.address import DEFAULT_PORT
 from ollama_bridge.daemon.find import RunningDaemon, find_daemon
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.system_tools import output_of

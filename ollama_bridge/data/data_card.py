@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ollama_bridge.config import DataSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Split, Tally
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD
 from ollama_bridge.data.splitting import Sizes
+from ollama_bridge.recipe.config import DataSection
 
 
 def make_card(

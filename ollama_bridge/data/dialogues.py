@@ -12,13 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from ollama_bridge.config import TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.cleaning import clean_turn, text_key
 from ollama_bridge.data.problems import read_text
 from ollama_bridge.data.splitting import seeded_order
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.recipe.config import TaskSection
 
 _DIALOGUES = "conversations"
 # Insults, gossip, jokes without their answer, opinions: no model of a polite reply.

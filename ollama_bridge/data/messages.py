@@ -15,7 +15,6 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import (
     A_LINE,
@@ -40,6 +39,7 @@ from ollama_bridge.data.problems import (
 from ollama_bridge.data.rows import cell_text, read_json_lines
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, parse_message
+from ollama_bridge.recipe.config import DataSection, TaskSection
 
 _SOURCE = "messages"
 # A document of more than this share of a file does not fit into what is held out of it.

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ollama_bridge.artifacts import Artifact, Work
 from ollama_bridge.assets import home_dir
 from ollama_bridge.daemon.layout import RUNNER_PACKAGE
 from ollama_bridge.downloads import PinnedPackage, fetch_package, unpack
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.storage.artifacts import Artifact, Work
+from ollama_bridge.storage.drafts import open_draft
 
 _STAGE = "fetch"
 

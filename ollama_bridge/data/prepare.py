@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.artifacts import Corpus, Work
-from ollama_bridge.atomic_files import write_json_atomic
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import SPLITS, Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import A_LINE
 from ollama_bridge.data.cleaning import control_token
@@ -32,10 +29,13 @@ from ollama_bridge.data.splitting import Sizes, few_of_a_label, limited, split
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
 from ollama_bridge.digests import digest_file
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import write_examples
+from ollama_bridge.recipe.config import DataSection, TaskSection
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.storage.artifacts import Corpus, Work
+from ollama_bridge.storage.atomic_files import write_json_atomic
+from ollama_bridge.storage.drafts import open_draft
 
 _STAGE = "prepare"
 _VERSION = 10  # raised when another corpus comes of the same files

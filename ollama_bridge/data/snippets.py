@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Tally
 from ollama_bridge.data.cleaning import clean_line
 from ollama_bridge.data.labels import meant
@@ -21,6 +20,7 @@ from ollama_bridge.data.problems import Problems, read_text
 from ollama_bridge.data.task_prompt import as_option
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.recipe.config import DataSection, TaskSection
 
 # The editorials of the collection are no reviews: few of them judge anything.
 FILES = {

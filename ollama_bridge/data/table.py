@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import advice_on_turns, is_list_of_turns
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
@@ -31,6 +30,7 @@ from ollama_bridge.data.rows import Row, Table, cell_text, read_table
 from ollama_bridge.data.task_prompt import as_option
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.recipe.config import DataSection, TaskSection
 
 # What others call the columns of text and answer, where none of the file's is named as wanted.
 _TEXT_NAMES = (

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.encoding.batches import Batch, Batches
+from ollama_bridge.encoding.encode import EncodedExample, encode_split
 from ollama_bridge.errors import DataError
 from ollama_bridge.evaluation.metrics import OTHER
 from ollama_bridge.examples import Example, Message
-from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
-from ollama_bridge.models.head import VocabularyHead
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.compute.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.compute.head import VocabularyHead
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.reporting import Note, Progress, Reporter
 
 _BATCH_TOKENS = 2048

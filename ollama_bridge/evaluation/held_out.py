@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ollama_bridge.answer_text import THOUGHT_END
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.atomic_files import write_json_lines_atomic
 from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, read_examples
+from ollama_bridge.storage.artifacts import Corpus
+from ollama_bridge.storage.atomic_files import write_json_lines_atomic
 
 
 def held_out_examples(corpus: Corpus, *, limit: int | None, by_label: bool) -> list[Example]:

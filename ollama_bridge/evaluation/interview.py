@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollama_bridge.answer_text import without_thought
-from ollama_bridge.artifacts import Corpus
 from ollama_bridge.client.model_names import name_key
-from ollama_bridge.config import TaskSection
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import ContextOverflowError, RepetitionError
 from ollama_bridge.evaluation.held_out import held_out_examples
 from ollama_bridge.examples import Example
-from ollama_bridge.journal import Journal, JSONRecord
+from ollama_bridge.recipe.config import TaskSection
 from ollama_bridge.reporting import Progress, Reporter, StageStarted
+from ollama_bridge.storage.artifacts import Corpus
+from ollama_bridge.storage.journal import Journal, JSONRecord
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.encoding.encode import encode_split
+from ollama_bridge.encoding.turn_texts import render_turns
 from ollama_bridge.evaluation.metrics import perplexity
 from ollama_bridge.examples import Example
-from ollama_bridge.models.end_tokens import end_ids
-from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
-from ollama_bridge.models.head import VocabularyHead
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.compute.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.compute.head import VocabularyHead
+from ollama_bridge.models.compute.precision import Precision
+from ollama_bridge.models.settings.end_tokens import end_ids
 from ollama_bridge.reporting import Progress, Reporter
-from ollama_bridge.turn_texts import render_turns
 
 _BATCH_TOKENS = 2048
 _POSITIONS_PER_CHUNK = 256

@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.answer_text import says, without_thought
-from ollama_bridge.artifacts import EvalReport, Manifest
-from ollama_bridge.atomic_files import write_json_atomic, write_text_atomic
-from ollama_bridge.config import TaskSection
-from ollama_bridge.drafts import Draft
 from ollama_bridge.evaluation.given_answers import are_json, are_of_a_closed_set, score_json
 from ollama_bridge.evaluation.held_out import gold_labels
 from ollama_bridge.evaluation.metrics import (
@@ -22,6 +18,10 @@ from ollama_bridge.evaluation.metrics import (
 )
 from ollama_bridge.evaluation.report_tables import by_part, table
 from ollama_bridge.examples import Example
+from ollama_bridge.recipe.config import TaskSection
+from ollama_bridge.storage.artifacts import EvalReport, Manifest
+from ollama_bridge.storage.atomic_files import write_json_atomic, write_text_atomic
+from ollama_bridge.storage.drafts import Draft
 
 REPORT_VERSION = 1
 _TRAINING_LOG = "training.json"  # of a checkpoint that was trained here

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from ollama_bridge.answer_text import without_thought
-from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, EvalReport, Work
-from ollama_bridge.atomic_files import read_json_lines
-from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.digests import digest_text
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.end_keys import key_of_ends
+from ollama_bridge.encoding.end_keys import key_of_ends
+from ollama_bridge.encoding.row_dates import key_of_dates
 from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.held_out import (
@@ -27,13 +24,16 @@ from ollama_bridge.evaluation.metrics import CUT_LABELS, CUT_REPLIES, FEW_CUT, a
 from ollama_bridge.evaluation.reply import Answer, measure_perplexity, write_greedily
 from ollama_bridge.evaluation.report import complete_report
 from ollama_bridge.examples import Example
-from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.memory import check_room, less_for_a_model, memory_is_enough
+from ollama_bridge.models.compute.precision import Precision, choose_precision
+from ollama_bridge.models.compute.products import freeze_in
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import check_room, less_for_a_model, memory_is_enough
-from ollama_bridge.models.precision import Precision, choose_precision
-from ollama_bridge.models.products import freeze_in
+from ollama_bridge.recipe.config import EvaluateSection, TaskSection
 from ollama_bridge.reporting import Metric, Note, NullReporter, Reporter, Timed
-from ollama_bridge.row_dates import key_of_dates
+from ollama_bridge.storage.artifacts import Artifact, Checkpoint, Corpus, EvalReport, Work
+from ollama_bridge.storage.atomic_files import read_json_lines
+from ollama_bridge.storage.drafts import open_draft
 
 STAGE = "evaluate"
 _VERSION = 3

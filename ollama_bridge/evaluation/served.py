@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from ollama_bridge.artifacts import Corpus, EvalReport, Work
-from ollama_bridge.client.address import DEFAULT_PORT, read_address
 from ollama_bridge.client.model_names import require_model
-from ollama_bridge.config import EvaluateSection, TaskSection
+from ollama_bridge.client.wire.address import DEFAULT_PORT, read_address
 from ollama_bridge.digests import canonical_json
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.evaluation.held_out import (
     held_out_examples,
     teaches_thoughts,
@@ -34,8 +31,11 @@ from ollama_bridge.evaluation.interview import (
 )
 from ollama_bridge.evaluation.metrics import CUT_LABELS, CUT_REPLIES, FEW_CUT, answer_scores
 from ollama_bridge.evaluation.report import complete_report
-from ollama_bridge.journal import Journal, JSONRecord
+from ollama_bridge.recipe.config import EvaluateSection, TaskSection
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
+from ollama_bridge.storage.artifacts import Corpus, EvalReport, Work
+from ollama_bridge.storage.drafts import open_draft
+from ollama_bridge.storage.journal import Journal, JSONRecord
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client, ModelDetails, ModelSummary

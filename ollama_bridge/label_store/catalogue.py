@@ -8,10 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ollama_bridge.artifacts import MANIFEST_NAME
-from ollama_bridge.drafts import lock_path, locked
 from ollama_bridge.errors import ArtifactError, ConfigError
-from ollama_bridge.folder_files import statuses
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo, read_info
 from ollama_bridge.label_store.segments import OPEN_NAME, open_rows, segments_of
 from ollama_bridge.label_store.shared import (
@@ -19,6 +16,9 @@ from ollama_bridge.label_store.shared import (
     read_about,
     removed_path,
 )
+from ollama_bridge.storage.artifacts import MANIFEST_NAME
+from ollama_bridge.storage.drafts import lock_path, locked
+from ollama_bridge.storage.folder_files import statuses
 
 
 @dataclass(frozen=True)

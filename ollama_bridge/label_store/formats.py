@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from ollama_bridge.label_store.info import StoreInfo
-from ollama_bridge.labels import (
+from ollama_bridge.label_store.labels import (
     NO_MASS_LOGPROB,
     SampledTargets,
     SoftTargets,

@@ -8,8 +8,8 @@ from pathlib import Path
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.label_store.formats import format_of
 from ollama_bridge.label_store.info import read_info
+from ollama_bridge.label_store.labels import Targets
 from ollama_bridge.label_store.segments import Segment, segments_of
-from ollama_bridge.labels import Targets
 
 
 class LabelReader:

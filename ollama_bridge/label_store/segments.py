@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ollama_bridge.atomic_files import raise_if_disk_full, write_text_atomic
 from ollama_bridge.digests import digest_file, digest_text
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.label_store.info import KEY_BYTES
+from ollama_bridge.storage.atomic_files import raise_if_disk_full, write_text_atomic
 
 LABELS_NAME = "labels.bin"
 ROWS_NAME = "rows.bin"

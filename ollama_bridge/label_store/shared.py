@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.atomic_files import raise_if_disk_full, write_text_atomic
-from ollama_bridge.drafts import lock_path, locked
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.label_store.info import INFO_NAME, StoreInfo
 from ollama_bridge.label_store.segments import (
@@ -24,6 +22,8 @@ from ollama_bridge.label_store.segments import (
     open_rows,
     segments_of,
 )
+from ollama_bridge.storage.atomic_files import raise_if_disk_full, write_text_atomic
+from ollama_bridge.storage.drafts import lock_path, locked
 
 ABOUT_NAME = "about.json"
 _BUSY_HINT = "wait for it: what it labels need not be labelled again"

@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 
 from ollama_bridge.errors import DiskFullError, MissingExtraError, ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.generation_defaults import GENERATION_CONFIG
-from ollama_bridge.models.hf_config import read_hf_config
-from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.origin import owners_folder
 from ollama_bridge.models.safety import check_folder, check_has_tokenizer, read_architecture
-from ollama_bridge.models.stored import is_plain, open_weights
+from ollama_bridge.models.settings.generation_defaults import GENERATION_CONFIG
+from ollama_bridge.models.settings.hf_config import read_hf_config
+from ollama_bridge.models.settings.json_files import read_json_object
+from ollama_bridge.models.settings.tokenizer_settings import no_default
+from ollama_bridge.models.sources.origin import owners_folder
 from ollama_bridge.models.template_trial import check_chat_template
-from ollama_bridge.models.tensor_match import COMPUTED
-from ollama_bridge.models.tokenizer_settings import no_default
+from ollama_bridge.models.weights.stored import is_plain, open_weights
+from ollama_bridge.models.weights.tensor_match import COMPUTED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

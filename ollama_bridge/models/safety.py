@@ -21,20 +21,20 @@ from ollama_bridge.errors import (
     UnsafeCheckpointError,
     UnsupportedArchitectureError,
 )
-from ollama_bridge.models.adapter_folder import classifier, is_adapter
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.hf_config import refusals_named
-from ollama_bridge.models.json_files import read_json_object
-from ollama_bridge.models.small_files import TOKENIZER
-from ollama_bridge.models.stored import open_weights
-from ollama_bridge.models.tensor_match import match_tensors
-from ollama_bridge.models.text_part import is_of_eyes, is_wrapper, text_config
-from ollama_bridge.models.weight_files import (
+from ollama_bridge.models.settings.hf_config import refusals_named
+from ollama_bridge.models.settings.json_files import read_json_object
+from ollama_bridge.models.settings.small_files import TOKENIZER
+from ollama_bridge.models.weights.adapter_folder import classifier, is_adapter
+from ollama_bridge.models.weights.files import (
     INDEX_NAME,
     MODULES_NAME,
     WEIGHTS_NAME,
     pieces_of_training,
 )
+from ollama_bridge.models.weights.stored import open_weights
+from ollama_bridge.models.weights.tensor_match import match_tensors
+from ollama_bridge.models.weights.text_part import is_of_eyes, is_wrapper, text_config
 
 # Every one is known to the loader, the GGUF import and the converter.
 SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)

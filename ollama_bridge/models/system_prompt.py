@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ollama_bridge.models.chat_template import chat_template_of
 from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.settings.chat_template import chat_template_of
 from ollama_bridge.template.observation import use_of_system
 
 

@@ -13,10 +13,10 @@ from typing import BinaryIO
 import httpx
 
 from ollama_bridge.assets import disk_full
-from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.errors import RegistryBusyError, RegistryContentError
 from ollama_bridge.registry.manifest import MANIFEST_TYPE, Layer, Manifest, parse_manifest
 from ollama_bridge.registry.session import RegistrySession, Request
+from ollama_bridge.storage.atomic_files import raise_if_disk_full
 
 _OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 # Attempts without a byte of progress, for one file: over a minute and a half, with their pauses.

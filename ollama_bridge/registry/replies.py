@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from ollama_bridge.client.deadlines import LimitUntil
+from ollama_bridge.client.wire.deadlines import LimitUntil
 from ollama_bridge.registry.credentials import hide
 
 _MESSAGE_CHARS = 200

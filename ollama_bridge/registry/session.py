@@ -16,9 +16,9 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from ollama_bridge.client.clock import HTTPX_ERRORS
-from ollama_bridge.client.deadlines import bound
-from ollama_bridge.client.environment import reading_environment
+from ollama_bridge.client.wire.clock import HTTPX_ERRORS
+from ollama_bridge.client.wire.deadlines import bound
+from ollama_bridge.client.wire.environment import reading_environment
 from ollama_bridge.closing import Closing
 from ollama_bridge.errors import RegistryBusyError, RegistryError
 from ollama_bridge.registry.authorization import TOKEN_HINT, answer_challenge, read_challenge

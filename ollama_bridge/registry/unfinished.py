@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ollama_bridge.atomic_files import raise_if_disk_full, write_text_atomic
 from ollama_bridge.digests import digest_text
 from ollama_bridge.registry.session import RegistrySession
+from ollama_bridge.storage.atomic_files import raise_if_disk_full, write_text_atomic
 
 
 @dataclass(frozen=True)

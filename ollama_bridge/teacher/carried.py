@@ -10,10 +10,10 @@ import torch
 from ollama_bridge.alignment import Alignment, Rung, Side, align
 from ollama_bridge.alignment.positions import HOLE, Places, match_positions
 from ollama_bridge.alignment.projection import Projection
-from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.encoding.encode import EncodedExample
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets, join_top_k
-from ollama_bridge.models.forward import CausalModel, vocabulary_logits
+from ollama_bridge.label_store.labels import SoftTargets, join_top_k
+from ollama_bridge.models.compute.forward import CausalModel, vocabulary_logits
 
 _POSITIONS_PER_CHUNK = 256
 # Part of what a store is found by: raised whenever other labels come out of the same distributions.

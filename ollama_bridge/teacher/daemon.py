@@ -16,18 +16,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from ollama_bridge.artifacts import Corpus, Manifest, Work
-from ollama_bridge.atomic_files import open_atomic, write_json_atomic, write_json_lines_atomic
-from ollama_bridge.client.batch_log import BatchLog
-from ollama_bridge.client.job_runner import run_batch
-from ollama_bridge.client.jobs import Away, BatchLimits, GivenUp, Job
-from ollama_bridge.client.records import reply_from_record
-from ollama_bridge.config import TeacherSection
-from ollama_bridge.drafts import open_draft
+from ollama_bridge.client.jobs.batch_log import BatchLog
+from ollama_bridge.client.jobs.jobs import Away, BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs.records import reply_from_record
+from ollama_bridge.client.jobs.runner import run_batch
 from ollama_bridge.errors import DaemonUnreachableError
 from ollama_bridge.examples import Example, read_examples, write_examples
-from ollama_bridge.journal import JSONRecord
+from ollama_bridge.recipe.config import TeacherSection
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
+from ollama_bridge.storage.artifacts import Corpus, Manifest, Work
+from ollama_bridge.storage.atomic_files import (
+    open_atomic,
+    write_json_atomic,
+    write_json_lines_atomic,
+)
+from ollama_bridge.storage.drafts import open_draft
+from ollama_bridge.storage.journal import JSONRecord
 from ollama_bridge.teacher.own_words import told_of_own_words
 from ollama_bridge.teacher.replies import (
     LOGPROBS_NAME,

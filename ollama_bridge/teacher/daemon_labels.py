@@ -14,24 +14,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
-from ollama_bridge.client.batch_log import BatchLog
-from ollama_bridge.client.job_runner import run_batch
-from ollama_bridge.client.jobs import Away, BatchLimits, GivenUp
-from ollama_bridge.config import SoftLabelsSection, TeacherSection
-from ollama_bridge.drafts import Draft, open_draft
-from ollama_bridge.encoding import EncodedExample, Tokenizer, tokenizer_digest
-from ollama_bridge.end_keys import key_of_ends
+from ollama_bridge.client.jobs.batch_log import BatchLog
+from ollama_bridge.client.jobs.jobs import Away, BatchLimits, GivenUp
+from ollama_bridge.client.jobs.runner import run_batch
+from ollama_bridge.encoding.encode import EncodedExample, Tokenizer, tokenizer_digest
+from ollama_bridge.encoding.end_keys import key_of_ends
+from ollama_bridge.encoding.row_dates import key_of_dates
 from ollama_bridge.errors import ConfigError, DaemonUnreachableError
 from ollama_bridge.examples import read_examples
-from ollama_bridge.journal import JSONRecord
 from ollama_bridge.label_store.formats import TopKFormat
 from ollama_bridge.label_store.info import StoreInfo, row_key
 from ollama_bridge.label_store.segments import Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
 from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
-from ollama_bridge.row_dates import key_of_dates
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels, Work
+from ollama_bridge.storage.drafts import Draft, open_draft
+from ollama_bridge.storage.journal import JSONRecord
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.replies import LOGPROBS_NAME

@@ -10,24 +10,24 @@ from pathlib import Path
 
 import torch
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
-from ollama_bridge.batches import Batches
-from ollama_bridge.config import SoftLabelsSection
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.encoding import Tokenizer, tokenizer_digest
-from ollama_bridge.end_keys import key_of_ends, key_of_matched_ends
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.encoding.encode import Tokenizer, tokenizer_digest
+from ollama_bridge.encoding.end_keys import key_of_ends, key_of_matched_ends
+from ollama_bridge.encoding.row_dates import key_of_dates
 from ollama_bridge.errors import ModelError
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import StoreInfo, row_key
 from ollama_bridge.label_store.segments import ROWS_NAME, Row
 from ollama_bridge.label_store.shared import SharedStore, open_store
-from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.compute.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.compute.memory import check_room, less_for_a_model, memory_is_enough
+from ollama_bridge.models.compute.precision import DTypeChoice, Precision, pinned_precision
+from ollama_bridge.models.compute.products import freeze_in
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import check_room, less_for_a_model, memory_is_enough
-from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
-from ollama_bridge.models.products import freeze_in
+from ollama_bridge.recipe.config import SoftLabelsSection
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, StageStarted, Timed
-from ollama_bridge.row_dates import key_of_dates
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels, Work
+from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.teacher.carried import Carried
 from ollama_bridge.teacher.splits import CorpusSplit, counts_of, read_splits
 from ollama_bridge.teacher.vocabularies import (

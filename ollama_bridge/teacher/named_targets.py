@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ollama_bridge.labels import NO_MASS_LOGPROB, SoftTargets
+from ollama_bridge.label_store.labels import NO_MASS_LOGPROB, SoftTargets
 from ollama_bridge.teacher.alignment import Distribution
 
 

@@ -11,11 +11,11 @@ import json
 import re
 from pathlib import Path
 
-from ollama_bridge.client.batch_log import is_settled
-from ollama_bridge.client.thinking import THINKING_CLOSE, THINKING_OPEN
+from ollama_bridge.client.answers.thinking import THINKING_CLOSE, THINKING_OPEN
+from ollama_bridge.client.jobs.batch_log import is_settled
 from ollama_bridge.client.values import Reply
-from ollama_bridge.config import TeacherSection
-from ollama_bridge.journal import JSONRecord
+from ollama_bridge.recipe.config import TeacherSection
+from ollama_bridge.storage.journal import JSONRecord
 
 LOGPROBS_NAME = "logprobs.jsonl"
 
@@ -44,7 +44,7 @@ def logprobs_line(example_id: str, reply: JSONRecord) -> str:
 def read_tagged(log_path: Path) -> tuple[set[str], set[str]]:
     """The keys that a log settles, and of them those with tags of thinking in an answer's text.
 
-    Settled as :class:`~ollama_bridge.client.batch_log.BatchLog` means it: nobody is asked again.
+    Settled as :class:`~ollama_bridge.client.jobs.batch_log.BatchLog` means it: not asked again.
 
     Args:
         log_path: Need not be there; a last line that a kill tore counts for nothing.

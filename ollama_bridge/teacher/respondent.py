@@ -10,22 +10,22 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NoReturn
 
-from ollama_bridge.artifacts import Manifest
-from ollama_bridge.atomic_files import write_text_atomic
 from ollama_bridge.client import Client, calls
-from ollama_bridge.client.job_runner import Asks, Endpoint, daemons, question
-from ollama_bridge.client.jobs import GivenUp, Job
+from ollama_bridge.client.jobs.jobs import GivenUp, Job
+from ollama_bridge.client.jobs.runner import Asks, Endpoint, daemons, question
 from ollama_bridge.client.model_check import SOON, check_models, content_of
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.client.values import ModelDetails
-from ollama_bridge.config import TeacherSection
 from ollama_bridge.digests import canonical_json, digest_text
-from ollama_bridge.drafts import draft_path
 from ollama_bridge.errors import ArtifactError, ConfigError, DaemonError
 from ollama_bridge.examples import Message
+from ollama_bridge.recipe.config import TeacherSection
 from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.storage.artifacts import Manifest
+from ollama_bridge.storage.atomic_files import write_text_atomic
+from ollama_bridge.storage.drafts import draft_path
 
 TOP_LOGPROBS = 20  # the most that daemons report
 

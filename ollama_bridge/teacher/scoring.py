@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 from ollama_bridge.answer_text import THOUGHT_END, behind_prompt
 from ollama_bridge.client import AsyncClient
-from ollama_bridge.client.jobs import Job
-from ollama_bridge.client.records import next_token_from_record, next_token_to_record
+from ollama_bridge.client.jobs.jobs import Job
+from ollama_bridge.client.jobs.records import next_token_from_record, next_token_to_record
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.examples import Message
-from ollama_bridge.journal import JSONRecord
+from ollama_bridge.storage.journal import JSONRecord
 from ollama_bridge.teacher.alignment import Distribution, Span, named_distribution
 from ollama_bridge.teacher.token_bytes import TokenBytes
 

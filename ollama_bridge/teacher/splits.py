@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split
+from ollama_bridge.encoding.encode import EncodedSplit, Tokenizer, encode_split
 from ollama_bridge.examples import Example, read_examples
+from ollama_bridge.storage.artifacts import Corpus
 
 SPLITS = ("train", "validation")
 

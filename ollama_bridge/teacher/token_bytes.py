@@ -6,7 +6,7 @@ A daemon names tokens by text only, so text is where two vocabularies meet.
 from __future__ import annotations
 
 from ollama_bridge.alignment.token_text import read_byte_level, read_sentencepiece, writes_bytes
-from ollama_bridge.encoding import Tokenizer
+from ollama_bridge.encoding.encode import Tokenizer
 
 
 class TokenBytes:

@@ -13,7 +13,7 @@ import re
 from typing import Literal
 
 from ollama_bridge.answer_text import says, with_thought
-from ollama_bridge.client.thinking import THINKING_CLOSE, THINKING_OPEN
+from ollama_bridge.client.answers.thinking import THINKING_CLOSE, THINKING_OPEN
 from ollama_bridge.repetition import is_looping
 
 ThinkingMode = Literal["strip", "keep", "shorten"]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ollama_bridge.client.records import reply_from_record
-from ollama_bridge.config import TeacherSection
-from ollama_bridge.encoding import EncodedExample, Tokenizer, encode
+from ollama_bridge.client.jobs.records import reply_from_record
+from ollama_bridge.encoding.encode import EncodedExample, Tokenizer, encode
 from ollama_bridge.examples import Example
-from ollama_bridge.journal import JSONRecord
+from ollama_bridge.recipe.config import TeacherSection
+from ollama_bridge.storage.journal import JSONRecord
 from ollama_bridge.teacher.alignment import Distribution, Span, align, lead_of, spans_of
 from ollama_bridge.teacher.replies import KeptReplies
 from ollama_bridge.teacher.scoring import Passage, Place, places_of, read_scores

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ollama_bridge.client.batch_log import Outcome
-from ollama_bridge.config import TeacherSection
+from ollama_bridge.client.jobs.batch_log import Outcome
 from ollama_bridge.errors import DaemonError, RepetitionError
 from ollama_bridge.examples import Example
-from ollama_bridge.journal import JSONRecord
+from ollama_bridge.recipe.config import TeacherSection
 from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.storage.journal import JSONRecord
 from ollama_bridge.teacher.traces import CUT, LOOPING, THINKING_MISSING, THINKING_WITHIN
 
 STAGE = "answers"

@@ -8,22 +8,22 @@ from dataclasses import replace
 
 from ollama_bridge.alignment import Side, read_vocabulary
 from ollama_bridge.alignment.roles import role_difference
-from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import SoftLabelsSection
-from ollama_bridge.encoding import (
+from ollama_bridge.encoding.encode import (
     EncodedExample,
     Tokenizer,
     encode_split,
     ids_digest,
     tokenizer_digest,
 )
+from ollama_bridge.encoding.spread import spread_out
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.architectures.config import integer
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.safety import check_folder
+from ollama_bridge.recipe.config import SoftLabelsSection
 from ollama_bridge.reporting import Note, NullReporter, Reporter
-from ollama_bridge.spread import spread_out
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.teacher.carried import Carried
 from ollama_bridge.teacher.splits import CorpusSplit
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ollama_bridge.answer_text import told_apart_by_case, without_thought
-from ollama_bridge.client.batch_log import Outcome
-from ollama_bridge.client.jobs import Job
-from ollama_bridge.client.records import reply_from_record
-from ollama_bridge.client.thinking import thinking_apart
+from ollama_bridge.client.answers.thinking import thinking_apart
+from ollama_bridge.client.jobs.batch_log import Outcome
+from ollama_bridge.client.jobs.jobs import Job
+from ollama_bridge.client.jobs.records import reply_from_record
 from ollama_bridge.client.values import Reply
-from ollama_bridge.config import TeacherSection
 from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.recipe.config import TeacherSection
 from ollama_bridge.teacher.replies import brings_what_is_learnt
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent
 from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking

@@ -16,9 +16,9 @@ from peft.tuners.lora import Linear as AdaptedLinear
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.precision import product_dtype
-from ollama_bridge.models.stand_ins import computed_by
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.precision import product_dtype
+from ollama_bridge.models.compute.stand_ins import computed_by
 
 
 @contextlib.contextmanager

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ollama_bridge.artifacts import Corpus
+from ollama_bridge.encoding.turn_texts import rendered_texts
 from ollama_bridge.examples import Example, Message, read_examples
-from ollama_bridge.models.generation_defaults import GENERATION_CONFIG, read_generation_config
-from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.pruning.tokens import check_generation_config, token_ids_of
 from ollama_bridge.models.pruning.vocabulary import Vocabulary, trim_tokenizer
-from ollama_bridge.turn_texts import rendered_texts
+from ollama_bridge.models.settings.generation_defaults import (
+    GENERATION_CONFIG,
+    read_generation_config,
+)
+from ollama_bridge.models.settings.json_files import read_json_object
+from ollama_bridge.storage.artifacts import Corpus
 
 _CONFIGS = ("config.json", GENERATION_CONFIG)
 

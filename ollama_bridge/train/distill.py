@@ -7,32 +7,32 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels, Work
-from ollama_bridge.config import DistillSection, StudentSection
-from ollama_bridge.end_keys import key_of_ends
+from ollama_bridge.encoding.end_keys import key_of_ends
+from ollama_bridge.encoding.row_dates import key_of_dates
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.loss_sections import JensenShannonLoss, KLSkewedLoss, TotalVariationLoss
-from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.memory import memory_is_enough
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import memory_is_enough
-from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
+from ollama_bridge.recipe.config import DistillSection, StudentSection
+from ollama_bridge.recipe.losses import JensenShannonLoss, KLSkewedLoss, TotalVariationLoss
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
-from ollama_bridge.row_dates import key_of_dates
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.live_teacher import LiveTeacher, load_live_teacher
 from ollama_bridge.train.loop import train
+from ollama_bridge.train.losses.objectives import Objectives, make_objectives, reads_attention
+from ollama_bridge.train.losses.projections import trained_with
 from ollama_bridge.train.material import (
     Material,
     complete_checkpoint,
     key_settings,
     load_material,
 )
-from ollama_bridge.train.objectives import Objectives, make_objectives, reads_attention
 from ollama_bridge.train.on_policy import OnPolicy
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import less_memory
-from ollama_bridge.train.projections import trained_with
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.result import TrainingResult
 from ollama_bridge.train.soft_targets import SplitLabels, open_stores

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ollama_bridge.artifacts import MANIFEST_NAME, Checkpoint, Corpus, Work
-from ollama_bridge.config import TuneSection
-from ollama_bridge.end_keys import key_of_ends
-from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.encoding.end_keys import key_of_ends
+from ollama_bridge.encoding.row_dates import key_of_dates
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.memory import memory_is_enough
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import memory_is_enough
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.recipe.config import TuneSection
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
-from ollama_bridge.row_dates import key_of_dates
+from ollama_bridge.storage.artifacts import MANIFEST_NAME, Checkpoint, Corpus, Work
 from ollama_bridge.train.frozen_products import cast_beside_adapters
 from ollama_bridge.train.loop import train
+from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.material import (
     Material,
     complete_checkpoint,
     key_settings,
     load_material,
 )
-from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import less_memory
 from ollama_bridge.train.qlora import check_backend, load_quantized

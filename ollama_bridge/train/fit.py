@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.config import OptimizerSection
+from ollama_bridge.encoding.batches import Batches
 from ollama_bridge.errors import DiskFullError, TrainingError
-from ollama_bridge.models.memory import free_bytes
+from ollama_bridge.models.compute.memory import free_bytes
+from ollama_bridge.recipe.config import OptimizerSection
 from ollama_bridge.train.meter import rounded
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.memory import to_cpu
-from ollama_bridge.models.products import cast_products
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.memory import to_cpu
+from ollama_bridge.models.compute.products import cast_products
 from ollama_bridge.models.safety import read_config
-from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.weights.stored import open_weights
 
 
 @contextlib.contextmanager

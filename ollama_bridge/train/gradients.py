@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.models.forward import CausalModel, activation_checkpointing
-from ollama_bridge.models.precision import Precision
-from ollama_bridge.train.objective import Losses
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.models.compute.forward import CausalModel, activation_checkpointing
+from ollama_bridge.models.compute.precision import Precision
+from ollama_bridge.train.losses.objective import Losses
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.shards import Weights

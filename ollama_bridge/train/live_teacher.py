@@ -7,17 +7,17 @@ import torch
 from ollama_bridge.alignment.ladder import Rung, Side, align
 from ollama_bridge.alignment.roles import role_difference
 from ollama_bridge.alignment.vocabulary import read_vocabulary
-from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.batches import Batch
-from ollama_bridge.encoding import Tokenizer, ids_digest
+from ollama_bridge.encoding.batches import Batch
+from ollama_bridge.encoding.encode import Tokenizer, ids_digest
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.models.forward import CausalModel, States, run_decoder
-from ollama_bridge.models.head import VocabularyHead
+from ollama_bridge.models.compute.forward import CausalModel, States, run_decoder
+from ollama_bridge.models.compute.head import VocabularyHead
+from ollama_bridge.models.compute.precision import Precision
+from ollama_bridge.models.compute.products import cast_products
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.precision import Precision
-from ollama_bridge.models.products import cast_products
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.models.pruning.vocabulary import Vocabulary
+from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train.ranks import Ranks
 
 
@@ -50,7 +50,7 @@ class LiveTeacher:
 
     @torch.no_grad()
     def states(self, batch: Batch, *, all_layers: bool, attentions: bool) -> States:
-        """What its layers compute; see :func:`~ollama_bridge.models.forward.run_decoder`."""
+        """What layers compute; see :func:`~ollama_bridge.models.compute.forward.run_decoder`."""
         return run_decoder(self.model, batch, all_layers=all_layers, attentions=attentions)
 
     @torch.no_grad()

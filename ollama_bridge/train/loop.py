@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.config import OptimizerSection
+from ollama_bridge.encoding.batches import Batches
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.models.forward import CausalModel, training_attention
-from ollama_bridge.models.fused_norms import fused_norms
-from ollama_bridge.models.fused_rotation import fused_rotation
-from ollama_bridge.models.gated_activations import lean_activations
-from ollama_bridge.models.memory import PeakMemory, memory_is_enough
-from ollama_bridge.models.precision import Precision, random_numbers_aside
-from ollama_bridge.models.trained_products import lean_products
+from ollama_bridge.models.compute.forward import CausalModel, training_attention
+from ollama_bridge.models.compute.fused_norms import fused_norms
+from ollama_bridge.models.compute.fused_rotation import fused_rotation
+from ollama_bridge.models.compute.gated_activations import lean_activations
+from ollama_bridge.models.compute.memory import PeakMemory, memory_is_enough
+from ollama_bridge.models.compute.precision import Precision, random_numbers_aside
+from ollama_bridge.models.compute.trained_products import lean_products
+from ollama_bridge.recipe.config import OptimizerSection
 from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, check_disk, forecast
 from ollama_bridge.train.gradients import Gradients

@@ -17,10 +17,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
-from ollama_bridge.config import LoraSection
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.precision import random_numbers_aside
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.precision import random_numbers_aside
+from ollama_bridge.recipe.config import LoraSection
 
 Adapted: TypeAlias = PeftModel
 

@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, Manifest
-from ollama_bridge.batches import Batches
-from ollama_bridge.config import OptimizerSection
-from ollama_bridge.drafts import Draft
-from ollama_bridge.encoding import EncodedSplit, Tokenizer, encode_split
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.encoding.encode import EncodedSplit, Tokenizer, encode_split
 from ollama_bridge.examples import Example, read_examples
-from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.memory import to_cpu
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.models.load import load_tokenizer, save_checkpoint
-from ollama_bridge.models.memory import to_cpu
-from ollama_bridge.models.origin import origin_facts
-from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.pruning.vocabulary import Vocabulary
-from ollama_bridge.models.reference_values import write_reference_values
+from ollama_bridge.models.reference.values import write_reference_values
 from ollama_bridge.models.safety import read_config
+from ollama_bridge.models.sources.origin import origin_facts
+from ollama_bridge.recipe.config import OptimizerSection
 from ollama_bridge.reporting import Note, Reporter
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, Manifest
+from ollama_bridge.storage.drafts import Draft
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.result import TrainingResult
 

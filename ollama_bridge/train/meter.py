@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ollama_bridge.models.memory import PeakMemory
+from ollama_bridge.models.compute.memory import PeakMemory
 from ollama_bridge.reporting import Metric, Note, Progress, Reporter
 
 # What of the facts is foretold, and how it is said.

@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.config import DistillSection, OnPolicySection
-from ollama_bridge.encoding import EncodedExample, Tokenizer
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.encoding.encode import EncodedExample, Tokenizer
+from ollama_bridge.encoding.spread import spread_out
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.models.end_tokens import end_ids
-from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.precision import Precision
-from ollama_bridge.spread import spread_out
-from ollama_bridge.train.objective import Objective
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.precision import Precision
+from ollama_bridge.models.settings.end_tokens import end_ids
+from ollama_bridge.recipe.config import DistillSection, OnPolicySection
+from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.rollouts import ROWS_AT_ONCE, Rollout, Sampling, prompt_of, roll_out

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
-from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.recipe.config import OptimizerSection
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

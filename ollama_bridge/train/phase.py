@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.labels import Targets
-from ollama_bridge.train.objective import Objective
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.label_store.labels import Targets
+from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.on_policy import OnPolicy
 
 SoftReader = Callable[[Sequence[int]], Targets]

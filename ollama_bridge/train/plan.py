@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_bridge.config import OptimizerSection, TuneSection
-from ollama_bridge.models.precision import way_to_the_cpu
+from ollama_bridge.models.compute.precision import way_to_the_cpu
+from ollama_bridge.recipe.config import OptimizerSection, TuneSection
 
 # Of the section: no part of a batch can be asked to be smaller.
 _LEAST_TOKENS = 16

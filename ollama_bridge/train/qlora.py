@@ -16,12 +16,12 @@ import torch
 
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.hf_config import read_hf_config
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.models.load import quiet_transformers
-from ollama_bridge.models.precision import Precision
 from ollama_bridge.models.safety import check_folder, read_architecture
-from ollama_bridge.models.stored import open_weights
+from ollama_bridge.models.settings.hf_config import read_hf_config
+from ollama_bridge.models.weights.stored import open_weights
 
 _OTHERWISE = "--set teacher.tune.method=lora trains beside float32 weights"
 

@@ -24,12 +24,12 @@ from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from ollama_bridge.artifacts import Work
-from ollama_bridge.drafts import Draft, open_draft
 from ollama_bridge.errors import ConfigError, ModelError
-from ollama_bridge.models.memory import FLOAT32_BYTES, check_room
-from ollama_bridge.models.precision import DTypeChoice, Precision, pinned_precision
+from ollama_bridge.models.compute.memory import FLOAT32_BYTES, check_room
+from ollama_bridge.models.compute.precision import DTypeChoice, Precision, pinned_precision
 from ollama_bridge.reporting import NullReporter, Reporter
+from ollama_bridge.storage.artifacts import Work
+from ollama_bridge.storage.drafts import Draft, open_draft
 
 # Elements that are summed at once: 100 MB of float32.
 _BUCKET = 25_000_000
@@ -228,7 +228,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def open_draft(self, out_dir: Path, work: Work, reporter: Reporter) -> Iterator[Draft]:
-        """Like :func:`ollama_bridge.drafts.open_draft`, which the first process alone does.
+        """Like :func:`ollama_bridge.storage.drafts.open_draft`, which the first process alone does.
 
         Raises:
             ArtifactError: another run is writing this artefact.

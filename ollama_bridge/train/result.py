@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.atomic_files import write_text_atomic
+from ollama_bridge.storage.atomic_files import write_text_atomic
 from ollama_bridge.train.plan import Plan
 
 LOG_NAME = "training.json"

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ollama_bridge.encoding import EncodedExample
-from ollama_bridge.models.forward import CausalModel, attention
-from ollama_bridge.models.head import VocabularyHead
-from ollama_bridge.models.precision import Precision
-from ollama_bridge.models.products import products_in
+from ollama_bridge.encoding.encode import EncodedExample
+from ollama_bridge.models.compute.forward import CausalModel, attention
+from ollama_bridge.models.compute.head import VocabularyHead
+from ollama_bridge.models.compute.precision import Precision
+from ollama_bridge.models.compute.products import products_in
 
 IDs = np.ndarray[Any, np.dtype[np.int32]]
 

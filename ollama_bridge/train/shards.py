@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from ollama_bridge.models.forward import CausalModel
+from ollama_bridge.models.compute.forward import CausalModel
 from ollama_bridge.train.optimizer import trainable_parameters
 from ollama_bridge.train.ranks import Ranks
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ollama_bridge.artifacts import SoftLabels
-from ollama_bridge.encoding import EncodedExample, tokenizer_digest
+from ollama_bridge.encoding.encode import EncodedExample, tokenizer_digest
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.labels import SoftTargets, Targets
 from ollama_bridge.label_store.reader import LabelReader
-from ollama_bridge.labels import SoftTargets, Targets
 from ollama_bridge.models.pruning.vocabulary import Vocabulary
+from ollama_bridge.storage.artifacts import SoftLabels
 from ollama_bridge.train.material import Material
 from ollama_bridge.train.trimmed_targets import into_vocabulary
 

@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ollama_bridge.atomic_files import raise_if_disk_full
 from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.storage.atomic_files import raise_if_disk_full
 from ollama_bridge.train.on_policy import Buffer
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.shards import Weights

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
-from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.encoding.encode import EncodedExample
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import read_examples
+from ollama_bridge.recipe.config import EarlyStoppingSection, OptimizerSection
+from ollama_bridge.storage.artifacts import Corpus
 from ollama_bridge.train.state import Position
 
 

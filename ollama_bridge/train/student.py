@@ -10,13 +10,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ollama_bridge.atomic_files import write_text_atomic
-from ollama_bridge.config import StudentSection
 from ollama_bridge.digests import JSONValue
 from ollama_bridge.errors import ArtifactError
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.models.pruning.importance import (
     Texts,
     activity,
@@ -31,7 +29,9 @@ from ollama_bridge.models.pruning.layers import (
     keep_layers,
 )
 from ollama_bridge.models.pruning.widths import Kept, most_active, narrow
+from ollama_bridge.recipe.config import StudentSection
 from ollama_bridge.reporting import Note, Progress, Reporter
+from ollama_bridge.storage.atomic_files import write_text_atomic
 from ollama_bridge.train.material import Material
 from ollama_bridge.train.ranks import Ranks
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.loss_sections import AttentionLoss, HiddenLoss
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.config import integer
-from ollama_bridge.models.hf_config import refusals_named
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.pruning.layers import check_count, keep_in_config
 from ollama_bridge.models.pruning.widths import Kept, narrowed, widths_to_keep
 from ollama_bridge.models.safety import read_architecture, read_config
+from ollama_bridge.models.settings.hf_config import refusals_named
+from ollama_bridge.recipe.config import DistillSection, StudentSection
+from ollama_bridge.recipe.losses import AttentionLoss, HiddenLoss
+from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train.corpus_vocabulary import check_vocabulary
-from ollama_bridge.train.layer_terms import layer_term
 from ollama_bridge.train.live_teacher import check_same_tokens
+from ollama_bridge.train.losses.layer_terms import layer_term
 from ollama_bridge.train.student import chosen_layers
 
 if TYPE_CHECKING:

@@ -10,8 +10,13 @@ from typing import TypeVar
 
 import torch
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.models.memory import PeakMemory, is_out_of_memory, release_unused, used_bytes
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.models.compute.memory import (
+    PeakMemory,
+    is_out_of_memory,
+    release_unused,
+    used_bytes,
+)
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import Weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ollama_bridge.labels import SoftTargets
+from ollama_bridge.label_store.labels import SoftTargets
 
 
 def into_vocabulary(soft: SoftTargets, new_ids: torch.Tensor) -> SoftTargets:

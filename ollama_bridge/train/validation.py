@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.models.forward import CausalModel, run_decoder, vocabulary_logits
-from ollama_bridge.models.head import VocabularyHead
-from ollama_bridge.models.precision import Precision
-from ollama_bridge.train.chunked import chunks
+from ollama_bridge.encoding.batches import Batch, Batches
+from ollama_bridge.models.compute.forward import CausalModel, run_decoder, vocabulary_logits
+from ollama_bridge.models.compute.head import VocabularyHead
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.losses.chunked import chunks
+from ollama_bridge.train.losses.signals import HardLabels, LiveSignal, Signal, StoredSignal
 from ollama_bridge.train.on_policy import OnPolicy
-from ollama_bridge.train.signals import HardLabels, LiveSignal, Signal, StoredSignal
 from ollama_bridge.train.soft_targets import SplitLabels
 
 _PROBED_POSITIONS = 64

@@ -24,13 +24,13 @@ from ollama_bridge.errors import (
     RequestRejectedError,
     RunnerCrashedError,
 )
-from ollama_bridge.models.blank_gguf import write_blank_gguf
 from ollama_bridge.template.authority import Renderer
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.generation import Domain, fixed, random_ones
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.observation import takes_system
 from ollama_bridge.template.probing import shows_thinking, takes_tools
+from ollama_bridge.verify.blank_gguf import write_blank_gguf
 
 _TAG = f"{TRIALS}trial"
 # RENDERER and PARSER of 0.34.4; a daemon without one of them says so.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_bridge.errors import ArtifactError
-from ollama_bridge.models.pretokenizers import by_name
+from ollama_bridge.models.gguf.pretokenizers import by_name
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues, Special
 from ollama_bridge.verify.certificate import Check
 

@@ -8,7 +8,7 @@ from fakes.daemon import FakeDaemon
 from rich.console import Console
 
 from ollama_bridge.cli.answers import AnswerView
-from ollama_bridge.cli.repl import Repl
+from ollama_bridge.cli.chat.repl import Repl
 from ollama_bridge.client import Client, Conversation
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from hypothesis import strategies as st
 
-from ollama_bridge.labels import SoftTargets, Targets
-from ollama_bridge.train.signals import StoredSignal
+from ollama_bridge.label_store.labels import SoftTargets, Targets
+from ollama_bridge.train.losses.signals import StoredSignal
 
 temperatures = st.sampled_from([0.5, 1.0, 2.0, 4.0])
 

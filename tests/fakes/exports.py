@@ -15,14 +15,14 @@ import numpy as np
 from fakes.ggufs import rewrite
 from fakes.models import build_tiny_checkpoint
 
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
-from ollama_bridge.config import ModelfileSection
 from ollama_bridge.conversion import convert
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.reference_values import write_reference_values
+from ollama_bridge.models.gguf.reader import read_gguf
+from ollama_bridge.models.reference.values import write_reference_values
+from ollama_bridge.recipe.config import ModelfileSection
 from ollama_bridge.rendering import render
+from ollama_bridge.storage.artifacts import Checkpoint, GGUFFile, Work
+from ollama_bridge.storage.drafts import open_draft
 
 # Of the real model in the live tier.
 SYSTEM = "You are a terse assistant. Answer in one short sentence."

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from fakes.architectures import build_checkpoint
 
-from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.template.jinja import ChatTemplate
 
 _FOLDER = Path(__file__).parent / "chat_templates"

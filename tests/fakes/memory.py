@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from ollama_bridge.models.memory import PeakMemory
+from ollama_bridge.models.compute.memory import PeakMemory
 
 _SEEN_WITHIN_S = 10.0
 

@@ -12,9 +12,9 @@ import torch
 from fakes.models import build_tiny_checkpoint
 from safetensors.torch import load_file
 
-from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, Work
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.examples import Example, Message, write_examples
+from ollama_bridge.storage.artifacts import Artifact, Checkpoint, Corpus, Work
+from ollama_bridge.storage.drafts import open_draft
 
 SYSTEM = "Is it positive or negative?"
 LABELS = ("positive", "negative")

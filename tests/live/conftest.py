@@ -20,8 +20,8 @@ from ollama_bridge.daemon.find import find_binary
 from ollama_bridge.daemon.layout import installed_binary
 from ollama_bridge.data.packages import fetch_package_file
 from ollama_bridge.errors import OllamaBridgeError
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.resolve import resolve_model
 
 # Takes ten minutes to build, and some to be tried: where it was installed it is, CI does without.
 OPTIONAL_VERSIONS = ("0.33.3",)

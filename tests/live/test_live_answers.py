@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
-from ollama_bridge.models.chat_template import chat_template_of
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.settings.chat_template import chat_template_of
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.registration import register
 from ollama_bridge.template.conversation import Conversation, Message
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
-from ollama_bridge.models.pretokenizers import PRE_TOKENIZERS
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.gguf.pretokenizers import PRE_TOKENIZERS
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 

@@ -21,10 +21,10 @@ import pytest
 from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import AsyncClient, Client
-from ollama_bridge.client.batch import ask_all
-from ollama_bridge.client.batch_log import BatchLog, Outcome
-from ollama_bridge.client.job_runner import daemons, question, run_batch
-from ollama_bridge.client.jobs import Answered, BatchLimits, GivenUp
+from ollama_bridge.client.jobs.batch import ask_all
+from ollama_bridge.client.jobs.batch_log import BatchLog, Outcome
+from ollama_bridge.client.jobs.jobs import Answered, BatchLimits, GivenUp
+from ollama_bridge.client.jobs.runner import daemons, question, run_batch
 from ollama_bridge.client.questions import to_call
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DaemonTimeoutError, ModelNotFoundError

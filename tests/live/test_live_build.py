@@ -17,12 +17,12 @@ from fakes.command_line import example
 from fakes.ggufs import metadata_of
 from fakes.private_daemon import PrivateDaemon
 
-from ollama_bridge.artifacts import MANIFEST_NAME, GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.digests import digest_file
-from ollama_bridge.papers import CARD_NAME
+from ollama_bridge.publishing.papers import CARD_NAME
 from ollama_bridge.reporting import Event, Reporter
+from ollama_bridge.storage.artifacts import MANIFEST_NAME, GGUFFile
 
 pytestmark = pytest.mark.live
 

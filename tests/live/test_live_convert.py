@@ -9,9 +9,9 @@ import torch
 from fakes.exports import Exports
 from fakes.private_daemon import PrivateDaemon
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.storage.artifacts import Checkpoint
 
 pytestmark = pytest.mark.live
 

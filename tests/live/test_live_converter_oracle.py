@@ -23,10 +23,10 @@ from gguf import GGUFReader
 from llama_converters import LlamaCpp
 
 from ollama_bridge.conversion import convert
-from ollama_bridge.models.general import SOURCE_KEY
+from ollama_bridge.models.gguf.pretokenizers import by_name
 from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoint
-from ollama_bridge.models.pretokenizers import by_name
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.settings.general import SOURCE_KEY
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.template.comment import without_comment
 
 pytestmark = pytest.mark.live

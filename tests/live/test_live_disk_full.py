@@ -13,7 +13,7 @@ from fakes.private_daemon import PrivateDaemon
 from ollama_bridge.client import Client
 from ollama_bridge.errors import DaemonError, DiskFullError, OllamaBridgeError
 from ollama_bridge.inspection import verify
-from ollama_bridge.packaging import package
+from ollama_bridge.packaging.package import package
 from ollama_bridge.registration import register
 
 pytestmark = pytest.mark.live

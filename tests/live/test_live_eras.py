@@ -30,7 +30,6 @@ from fakes.exports import (
 from fakes.formats import checkpoint_with, source_of
 from fakes.private_daemon import PrivateDaemon
 
-from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.era import NO_ADAPTER, REWRITES_GGUF, has_limit, limits_of
@@ -45,10 +44,11 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.packaging import package
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.packaging.package import package
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
+from ollama_bridge.storage.artifacts import GGUFFile
 from ollama_bridge.verification import verify_tag
 from ollama_bridge.verify.certificate import Certificate
 

@@ -22,16 +22,16 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
-from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.errors import RegistryError
 from ollama_bridge.inspection import verify
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.packaging import package
-from ollama_bridge.papers import CARD_NAME
-from ollama_bridge.retrieval import pull
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.packaging.package import package
+from ollama_bridge.publishing.papers import CARD_NAME
+from ollama_bridge.publishing.retrieval import pull
+from ollama_bridge.storage.artifacts import GGUFFile
 
 pytestmark = pytest.mark.live
 

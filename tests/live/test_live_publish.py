@@ -22,13 +22,13 @@ from ollama_bridge.client import Client
 from ollama_bridge.daemon.store import locate_blob
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DaemonError, ParityError, RegistryError
-from ollama_bridge.packaging import package
-from ollama_bridge.papers import card
-from ollama_bridge.publication import publish
+from ollama_bridge.packaging.package import package
+from ollama_bridge.publishing.papers import card
+from ollama_bridge.publishing.publication import publish
+from ollama_bridge.publishing.retrieval import pull, pull_through_daemon
 from ollama_bridge.registration import register
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Event, JSONLReporter, Progress
-from ollama_bridge.retrieval import pull, pull_through_daemon
 from ollama_bridge.verification import verify_tag
 
 pytestmark = pytest.mark.live
@@ -215,7 +215,7 @@ def test_a_store_that_cannot_be_read(
         pytest.skip("this Ollama wrote a file of its own, which the run does not have")
     reference = f"{registry.host}/team/replica:1"
     digest = publish(TAG, reference, run_dir=run_dir, host=daemon.host).digest
-    monkeypatch.setattr("ollama_bridge.publication.find_manifest", lambda *_: None)
+    monkeypatch.setattr("ollama_bridge.publishing.publication.find_manifest", lambda *_: None)
     again = publish(TAG, reference, run_dir=run_dir, host=daemon.host)
     assert (again.way, again.digest, again.sent_bytes) == ("registry", digest, 0)
     assert publish(TAG, f"{registry.host}/team/pushed:1", host=daemon.host).way == "daemon"

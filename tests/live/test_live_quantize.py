@@ -17,17 +17,17 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from llama_quantize import find_tool
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.client import Client
-from ollama_bridge.config import load_recipe
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.importance import importance
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import ParityError
 from ollama_bridge.examples import read_examples
-from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.recipe.config import load_recipe
 from ollama_bridge.registration import register
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.verify.bounds import recorded_noise
 
 pytestmark = pytest.mark.live

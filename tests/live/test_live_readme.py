@@ -9,7 +9,7 @@ import pytest
 from fakes.private_daemon import PrivateDaemon
 
 import ollama_bridge
-from ollama_bridge import config
+from ollama_bridge.recipe import config
 
 pytestmark = pytest.mark.live
 

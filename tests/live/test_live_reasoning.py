@@ -14,21 +14,21 @@ from fakes.reasoning import build_reasoner
 from fakes.trainable import LABELS, SYSTEM, commit, tiny_corpus
 
 from ollama_bridge.answer_text import with_thought
-from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.client import Client
-from ollama_bridge.config import SoftLabelsSection, TeacherSection, TuneSection, load_recipe
 from ollama_bridge.conversion import convert
-from ollama_bridge.encoding import encode
+from ollama_bridge.encoding.encode import encode
 from ollama_bridge.evaluation.run import evaluate
 from ollama_bridge.evaluation.served import evaluate_served
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.labels import SoftTargets
 from ollama_bridge.label_store.reader import LabelReader
-from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection, TuneSection, load_recipe
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.rendering import render
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
 from ollama_bridge.teacher.local import label

@@ -25,7 +25,6 @@ from fakes.exports import (
 )
 from fakes.private_daemon import PrivateDaemon
 
-from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.era import REWRITES_GGUF, has_limit
@@ -33,12 +32,13 @@ from ollama_bridge.daemon.layout import RELEASES
 from ollama_bridge.daemon.store import find_manifest
 from ollama_bridge.errors import DaemonError, ParityError
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.models.gguf_reader import GGUFContents, read_gguf
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.gguf.reader import GGUFContents, read_gguf
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.registration import register
 from ollama_bridge.registry.manifest import parse_manifest
 from ollama_bridge.reporting import Event, Progress
+from ollama_bridge.storage.artifacts import GGUFFile
 from ollama_bridge.verify.certificate import Certificate
 
 pytestmark = pytest.mark.live

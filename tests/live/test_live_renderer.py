@@ -11,7 +11,7 @@ from fakes.formats import chat_template, folder_with, source_of
 from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import Client
-from ollama_bridge.packaging import package
+from ollama_bridge.packaging.package import package
 from ollama_bridge.template.generation import Domain, fixed
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.verify.renderers import find_renderer

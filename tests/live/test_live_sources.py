@@ -20,16 +20,16 @@ from fakes.reasoning import ASSISTANT, EOS, USER, build_reasoner
 from fakes.vocabularies import extend_vocabulary, trim_vocabulary
 from llama_converters import LlamaCpp
 
-from ollama_bridge.artifacts import GGUFFile
 from ollama_bridge.client import Client
-from ollama_bridge.config import ModelfileSection
 from ollama_bridge.conversion import convert, convert_adapter
 from ollama_bridge.digests import digest_file
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_base, resolve_model
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.resolve import resolve_base, resolve_model
+from ollama_bridge.recipe.config import ModelfileSection
 from ollama_bridge.registration import register
 from ollama_bridge.rendering import render
+from ollama_bridge.storage.artifacts import GGUFFile
 
 pytestmark = pytest.mark.live
 

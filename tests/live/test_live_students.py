@@ -8,16 +8,16 @@ import pytest
 from fakes.exports import SYSTEM, Exports, modelfile_of
 from fakes.trainable import LABELS, commit, tiny_corpus
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client
-from ollama_bridge.config import OptimizerSection, StudentSection
 from ollama_bridge.conversion import convert
+from ollama_bridge.models.compute.precision import choose_precision
 from ollama_bridge.models.load import load_model, save_checkpoint
-from ollama_bridge.models.precision import choose_precision
 from ollama_bridge.models.pruning.tokens import keep_tokens
-from ollama_bridge.models.reference_values import write_reference_values
+from ollama_bridge.models.reference.values import write_reference_values
+from ollama_bridge.recipe.config import OptimizerSection, StudentSection
 from ollama_bridge.registration import register
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.material import load_material
 from ollama_bridge.train.student import cut_student

@@ -12,15 +12,15 @@ from fakes.exports import SYSTEM, Exports
 from fakes.private_daemon import PrivateDaemon
 from fakes.trainable import commit
 
-from ollama_bridge.artifacts import Corpus, SoftLabels
 from ollama_bridge.client import Client
-from ollama_bridge.config import SoftLabelsSection, TeacherSection
-from ollama_bridge.encoding import encode
+from ollama_bridge.encoding.encode import encode
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.labels import SoftTargets
 from ollama_bridge.label_store.reader import LabelReader
-from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection
+from ollama_bridge.storage.artifacts import Corpus, SoftLabels
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
 from ollama_bridge.teacher.respondent import Respondent, behind_api, in_daemons

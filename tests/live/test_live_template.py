@@ -13,12 +13,12 @@ from fakes.exports import Exports, modelfile_of, tiny_exports
 from fakes.formats import CASES, chat_template, checkpoint_with, source_of
 from fakes.models import DEFAULT_SYSTEM
 
-from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
+from ollama_bridge.storage.artifacts import Checkpoint, Work
+from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.generation import PADDINGS, fixed, random_ones
 from ollama_bridge.template.go_run import GoTemplate

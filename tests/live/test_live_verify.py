@@ -41,18 +41,18 @@ from fakes.private_daemon import PrivateDaemon
 from fakes.sentencepiece import build_sentencepiece, publish
 from llama_converters import LlamaCpp
 
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.digests import digest_file
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ParityError
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.packaging import package
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.packaging.package import package
 from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.storage.artifacts import Checkpoint, GGUFFile, Work
+from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.template.comment import with_comment
 from ollama_bridge.verification import verify_tag
 

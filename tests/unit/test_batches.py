@@ -13,8 +13,8 @@ from fakes.trainable import sentiment_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.encoding import EncodedExample, encode, encode_split, tokenizer_digest
+from ollama_bridge.encoding.batches import Batch, Batches
+from ollama_bridge.encoding.encode import EncodedExample, encode, encode_split, tokenizer_digest
 from ollama_bridge.errors import DataError, TrainingError
 from ollama_bridge.examples import Example, Message
 

@@ -14,8 +14,8 @@ import pytest
 from fakes.trainable import SPLITS, commit, corpus_of, sentiment_examples
 from fakes.turn_ends import build_speaker
 
-from ollama_bridge.artifacts import Checkpoint, Manifest
-from ollama_bridge.config import load_recipe
+from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.storage.artifacts import Checkpoint, Manifest
 
 SCRIPT = Path(__file__).parents[2] / "scripts/compare-students"
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from fakes.reasoning import ASSISTANT, BOS, EOS, USER, build_reasoner
 
-from ollama_bridge.encoding import encode
+from ollama_bridge.encoding.encode import encode
+from ollama_bridge.encoding.turn_texts import rendered_texts
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.turn_texts import rendered_texts
 
 ASKED = (Message("system", "Be brief."), Message("user", "Good?"))
 

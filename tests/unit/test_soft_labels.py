@@ -10,7 +10,7 @@ from fakes.distributions import logit_pairs, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.labels import SampledTargets, sample_tokens, top_k_with_residual
+from ollama_bridge.label_store.labels import SampledTargets, sample_tokens, top_k_with_residual
 
 
 def dense(soft: SampledTargets, width: int) -> torch.Tensor:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ollama_bridge.encoding import EncodedExample
-from ollama_bridge.spread import spread_out
+from ollama_bridge.encoding.encode import EncodedExample
+from ollama_bridge.encoding.spread import spread_out
 
 
 def examples_of(labels: Sequence[str | None], *, tokens: int = 3) -> list[EncodedExample]:

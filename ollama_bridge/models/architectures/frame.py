@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ollama_bridge.errors import GGUFError
-from ollama_bridge.models import rope
+from ollama_bridge.models.architectures import rope
 from ollama_bridge.models.architectures.config import Config, integer, real, require
 from ollama_bridge.models.architectures.entries import Entry, number
 from ollama_bridge.models.architectures.entries import real as real_entry

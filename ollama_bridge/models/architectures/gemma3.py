@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ollama_bridge.models import rope
+from ollama_bridge.models.architectures import rope
 from ollama_bridge.models.architectures.config import Config, mapping, require
 from ollama_bridge.models.architectures.entries import Entry
 from ollama_bridge.models.architectures.entries import real as real_entry

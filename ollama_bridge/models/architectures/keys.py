@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from ollama_bridge.errors import GGUFError
-from ollama_bridge.models import rope
-from ollama_bridge.models.gguf_reader import GGUFContents
+from ollama_bridge.models.architectures import rope
+from ollama_bridge.models.gguf.reader import GGUFContents
 
 
 class Keys:

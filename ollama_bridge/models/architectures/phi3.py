@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ollama_bridge.errors import ConversionError, GGUFError
-from ollama_bridge.models import rope
+from ollama_bridge.models.architectures import rope
 from ollama_bridge.models.architectures.config import Config, integer, listed, real
 from ollama_bridge.models.architectures.entries import Entry, number
 from ollama_bridge.models.architectures.entries import real as real_entry

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.encoding.encode import EncodedExample
+from ollama_bridge.encoding.spread import spread_out
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.layout import WIDTH_NORM
-from ollama_bridge.models.forward import CausalModel, vocabulary_logits
-from ollama_bridge.spread import spread_out
+from ollama_bridge.models.compute.forward import CausalModel, vocabulary_logits
 
 Texts = Sequence[EncodedExample]
 

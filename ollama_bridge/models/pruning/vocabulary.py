@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
-from ollama_bridge.encoding import Tokenizer, ids_digest, tokenizer_digest
+from ollama_bridge.encoding.encode import Tokenizer, ids_digest, tokenizer_digest
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.models.json_files import read_json_object
 from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.models.settings.json_files import read_json_object
 
 _SPACE = "\u2581"  # SentencePiece's visible space: written before bytes are looked at
 _HINT = "set student.vocabulary to full"

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from ollama_bridge.alignment import Alignment, Rung, Side, Vocabulary, align, read_vocabulary
 from ollama_bridge.alignment.positions import HOLE, match_positions
 from ollama_bridge.alignment.projection import Projection
-from ollama_bridge.encoding import EncodedExample, Tokenizer, encode
+from ollama_bridge.encoding.encode import EncodedExample, Tokenizer, encode
 from ollama_bridge.errors import ModelError, TrainingError
 from ollama_bridge.examples import Example, Message
 

@@ -16,9 +16,9 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.cli.chat import typed
-from ollama_bridge.cli.chat_lines import LineReader
-from ollama_bridge.cli.repl import HELP, EndOfChat
+from ollama_bridge.cli.chat.chat import typed
+from ollama_bridge.cli.chat.lines import LineReader
+from ollama_bridge.cli.chat.repl import HELP, EndOfChat
 from ollama_bridge.client import Conversation
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_bridge.cli.chat_lines import LineReader
+from ollama_bridge.cli.chat.lines import LineReader
 
 CODE = 'def f(x):\n    """Doc of f."""\n    return x'
 

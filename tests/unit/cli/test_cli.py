@@ -20,8 +20,8 @@ from ollama_bridge import cli, pipeline
 from ollama_bridge.__main__ import main as start
 from ollama_bridge.assets import home_dir, list_assets
 from ollama_bridge.cli.build import recipe_with_data
-from ollama_bridge.config import Recipe, load_recipe
 from ollama_bridge.errors import ArtifactError, DaemonUnreachableError
+from ollama_bridge.recipe.config import Recipe, load_recipe
 from ollama_bridge.run_folder import EVENTS_NAME, note_origin
 
 runner = CliRunner()

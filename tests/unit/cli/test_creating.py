@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from fakes.command_line import run_line
 
-from ollama_bridge.artifacts import Work
 from ollama_bridge.cli.creating import read_creation, read_modelfile
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ModelfileError
+from ollama_bridge.storage.artifacts import Work
+from ollama_bridge.storage.drafts import open_draft
 
 
 @pytest.fixture

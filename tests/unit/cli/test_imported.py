@@ -12,11 +12,11 @@ from fakes.command_line import example
 from typer.testing import CliRunner, Result
 
 from ollama_bridge import cli
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.assets import home_dir
-from ollama_bridge.drafts import lock_path, locked
 from ollama_bridge.errors import ArtifactError
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.storage.artifacts import Checkpoint
+from ollama_bridge.storage.drafts import lock_path, locked
 
 
 def call(*args: str, stdin: str = "") -> Result:

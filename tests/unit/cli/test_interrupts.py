@@ -20,8 +20,8 @@ from fakes.terminal import (
     wait_until_it_sleeps,
 )
 
-from ollama_bridge.cli.chat import talk
-from ollama_bridge.cli.repl import Repl
+from ollama_bridge.cli.chat.chat import talk
+from ollama_bridge.cli.chat.repl import Repl
 
 
 @dataclass

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from fakes.command_line import Done, run_line
 
-from ollama_bridge.artifacts import Corpus
 from ollama_bridge.assets import find_recipe
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.snippets import collect_vader
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.examples import read_examples
+from ollama_bridge.recipe.config import DataSection, TaskSection
+from ollama_bridge.storage.artifacts import Corpus
 
 # With blanks, dots, quotes, and what YAML takes for something else.
 LABELS = ("sehr gut", "z.B. so: #1", "it's fine", "no", "positiv")

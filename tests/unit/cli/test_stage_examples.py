@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from fakes.command_line import EXAMPLES, run_line
 
-from ollama_bridge import config
-from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.examples import read_examples
+from ollama_bridge.recipe import config
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 
 # In the order in which a person types them: what each makes, the next ones read.
 VERBS = (

@@ -14,7 +14,7 @@ from httpcore._backends.anyio import AnyIOStream
 from httpcore._backends.sync import SyncStream
 
 from ollama_bridge.client import AsyncClient, Client, Retries, Timeouts
-from ollama_bridge.client.retries import NO_RETRIES
+from ollama_bridge.client.wire.retries import NO_RETRIES
 
 # Runs one method of a client; a stream is read to its end and given as a list.
 Ask = Callable[..., Any]

@@ -22,18 +22,11 @@ from typer.testing import CliRunner
 
 from ollama_bridge import cli
 from ollama_bridge.cli import batch_files
-from ollama_bridge.client import (
-    Answered,
-    AsyncClient,
-    Client,
-    ModelSummary,
-    Reply,
-    Timeouts,
-    batch,
-)
-from ollama_bridge.client.batch import ask_all
+from ollama_bridge.client import Answered, AsyncClient, Client, ModelSummary, Reply, Timeouts
+from ollama_bridge.client.jobs import batch
+from ollama_bridge.client.jobs.batch import ask_all
+from ollama_bridge.client.jobs.pacing import Pace, Waited, waited
 from ollama_bridge.client.model_names import require_model
-from ollama_bridge.client.pacing import Pace, Waited, waited
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,

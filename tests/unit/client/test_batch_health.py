@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
-from ollama_bridge.client import Timeouts, batch, calls, coordinator, health, model_check
-from ollama_bridge.client.batch import ask_all
-from ollama_bridge.client.batch_log import BatchLog, Outcome
-from ollama_bridge.client.job_runner import Asks, daemons, question, run_batch, run_batch_async
-from ollama_bridge.client.jobs import Answered, Away, BatchEvent, BatchLimits, GivenUp, Job
+from ollama_bridge.client import Timeouts, calls, model_check
+from ollama_bridge.client.jobs import batch, coordinator, health
+from ollama_bridge.client.jobs.batch import ask_all
+from ollama_bridge.client.jobs.batch_log import BatchLog, Outcome
+from ollama_bridge.client.jobs.jobs import Answered, Away, BatchEvent, BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs.runner import Asks, daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.openai_api import chat_completion
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (

@@ -22,12 +22,12 @@ from ollama_bridge.client import (
     ToolCall,
     TopLogprob,
     calls,
-    health,
 )
+from ollama_bridge.client.jobs import health
 from ollama_bridge.client.measuring import Measuring
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
-from ollama_bridge.client.refusals import rejection
 from ollama_bridge.client.requests import Asking
+from ollama_bridge.client.wire.refusals import rejection
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,

@@ -11,9 +11,10 @@ import pytest
 from fakes.daemon import FakeDaemon
 
 import ollama_bridge.client
-from ollama_bridge.client import Answered, Client, Text, Timeouts, clock
-from ollama_bridge.client.batch import ask_all
-from ollama_bridge.client.retries import NO_RETRIES
+from ollama_bridge.client import Answered, Client, Text, Timeouts
+from ollama_bridge.client.jobs.batch import ask_all
+from ollama_bridge.client.wire import clock
+from ollama_bridge.client.wire.retries import NO_RETRIES
 from ollama_bridge.errors import DaemonTimeoutError
 
 SOURCES = sorted(Path(ollama_bridge.client.__path__[0]).glob("*.py"))

@@ -16,14 +16,14 @@ import pytest
 from fakes.daemon import FakeDaemon, Fault, nobody_listens
 
 from ollama_bridge.client import AsyncClient, Client, Text, Timeouts
-from ollama_bridge.client.address import read_address
-from ollama_bridge.client.clock import Clock
-from ollama_bridge.client.deadlines import bound
-from ollama_bridge.client.exchange import Call
-from ollama_bridge.client.lines import parse_line
 from ollama_bridge.client.model_names import require_model
-from ollama_bridge.client.refusals import rejection
-from ollama_bridge.client.retries import NO_RETRIES, Retries
+from ollama_bridge.client.wire.address import read_address
+from ollama_bridge.client.wire.clock import Clock
+from ollama_bridge.client.wire.deadlines import bound
+from ollama_bridge.client.wire.exchange import Call
+from ollama_bridge.client.wire.lines import parse_line
+from ollama_bridge.client.wire.refusals import rejection
+from ollama_bridge.client.wire.retries import NO_RETRIES, Retries
 from ollama_bridge.errors import (
     ConfigError,
     DaemonBusyError,

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.client import Client, Done, Reply, Text, Thinking
-from ollama_bridge.client.lines import Body, LineSplitter
-from ollama_bridge.client.thinking import ThinkingSplitter
+from ollama_bridge.client.answers.thinking import ThinkingSplitter
+from ollama_bridge.client.wire.lines import Body, LineSplitter
 from ollama_bridge.errors import ReplyInvalidError, StreamBrokenError
 
 TAGGED = st.lists(

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.client import AsyncClient, Client
-from ollama_bridge.client.clock import HTTPX_ERRORS
-from ollama_bridge.client.exchange import Call
+from ollama_bridge.client.wire.clock import HTTPX_ERRORS
+from ollama_bridge.client.wire.exchange import Call
 from ollama_bridge.errors import ConfigError, DaemonError
 
 

@@ -14,7 +14,7 @@ from fakes.daemon import Asked, FakeDaemon, Turn
 from pydantic import BaseModel
 
 from ollama_bridge.client import AsyncClient, ChatRequest, Client, GenerateRequest, Timeouts
-from ollama_bridge.client.demands import Known
+from ollama_bridge.client.answers.demands import Known
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,

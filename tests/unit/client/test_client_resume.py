@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_bridge.client import Retries, Text, Thinking
-from ollama_bridge.client.assembly import ReplyAssembler
+from ollama_bridge.client.answers.assembly import ReplyAssembler
 from ollama_bridge.errors import StreamBrokenError
 
 RESUME = Retries(attempts=4, pause_s=0.01, resume=True)

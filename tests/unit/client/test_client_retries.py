@@ -21,7 +21,7 @@ from fakes.daemon import (
 )
 
 from ollama_bridge.client import AsyncClient, Client, Retries, Text, Timeouts
-from ollama_bridge.client.retries import Attempts
+from ollama_bridge.client.wire.retries import Attempts
 from ollama_bridge.errors import (
     ConfigError,
     DaemonBusyError,

@@ -11,8 +11,8 @@ import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn
 
 from ollama_bridge.client import Client, Cut, Done, Retries, Timeouts, calls
-from ollama_bridge.client.answering import Answering
-from ollama_bridge.client.assembly import ReplyAssembler
+from ollama_bridge.client.answers.answering import Answering
+from ollama_bridge.client.answers.assembly import ReplyAssembler
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (
     ContextOverflowError,

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from ollama_bridge import compat
 from ollama_bridge.client import Retries, Timeouts
-from ollama_bridge.client.retries import NO_RETRIES
+from ollama_bridge.client.wire.retries import NO_RETRIES
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import (
     ConfigError,

@@ -19,10 +19,10 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from fakes.disks import small_disk
 
 from ollama_bridge.client import AsyncClient, Timeouts, calls
-from ollama_bridge.client.batch_log import BatchLog
-from ollama_bridge.client.job_runner import daemons, question, run_batch, run_batch_async
-from ollama_bridge.client.jobs import BatchEvent, BatchLimits, GivenUp, Job
-from ollama_bridge.client.records import reply_from_record
+from ollama_bridge.client.jobs.batch_log import BatchLog
+from ollama_bridge.client.jobs.jobs import BatchEvent, BatchLimits, GivenUp, Job
+from ollama_bridge.client.jobs.records import reply_from_record
+from ollama_bridge.client.jobs.runner import daemons, question, run_batch, run_batch_async
 from ollama_bridge.client.requests import Asking
 from ollama_bridge.errors import (
     ArtifactError,
@@ -429,7 +429,7 @@ def test_a_log_that_is_lost_stops_the_batch(
 HOLDS = """
 import sys
 from pathlib import Path
-from ollama_bridge.client.batch_log import BatchLog
+from ollama_bridge.client.jobs.batch_log import BatchLog
 
 with BatchLog(Path(sys.argv[1])):
     print("open", flush=True)
@@ -465,8 +465,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from ollama_bridge.client import calls
-from ollama_bridge.client.job_runner import daemons, question, run_batch
-from ollama_bridge.client.batch_log import BatchLog
+from ollama_bridge.client.jobs.runner import daemons, question, run_batch
+from ollama_bridge.client.jobs.batch_log import BatchLog
 from ollama_bridge.client.requests import Asking
 
 def ask(text):

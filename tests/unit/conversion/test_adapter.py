@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert, convert_adapter
 from ollama_bridge.errors import ConversionError, ModelError
-from ollama_bridge.models.adapters import Adapter
 from ollama_bridge.models.architectures.layout import permute
-from ollama_bridge.models.resolve import resolve_base, resolve_model
+from ollama_bridge.models.sources.resolve import resolve_base, resolve_model
+from ollama_bridge.models.weights.lora import Adapter
+from ollama_bridge.storage.artifacts import Checkpoint
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

@@ -17,9 +17,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ConversionError, UnsupportedArchitectureError
 from ollama_bridge.models.architectures import ARCHITECTURES
-from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
 
 YARN = CASES["qwen2-yarn"][1]["rope_parameters"]
 LONGROPE = CASES["phi3-long"][1]["rope_parameters"]

@@ -13,25 +13,25 @@ from fakes.models import build_tiny_checkpoint
 from fakes.trainable import tiny_corpus
 from gguf import GGUFReader
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, GGUFFile
 from ollama_bridge.cli.budget import read_target
-from ollama_bridge.config import load_recipe
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.conversion.budget_model import check_reachable
 from ollama_bridge.conversion.budget_search import search
 from ollama_bridge.conversion.budget_texts import corpus_texts, own_texts
 from ollama_bridge.errors import ConfigError, ConversionError, DataError
 from ollama_bridge.export import export
-from ollama_bridge.models.gguf_import import import_gguf
-from ollama_bridge.models.gguf_reader import read_gguf
+from ollama_bridge.models.gguf.reader import read_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.models.scored_texts import ScoredTexts
+from ollama_bridge.models.reference.scored_texts import ScoredTexts
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.quantization.mixes import TypePlan
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.quantization.tradeoff import Option, TradeOff, Type
+from ollama_bridge.recipe.config import load_recipe
 from ollama_bridge.reference import NOISE_MEAN_KL_KEY
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, GGUFFile
 from ollama_bridge.verify.bounds import recorded_noise
 
 POSITIONS = 40

@@ -19,19 +19,19 @@ from fakes.models import CHAT_TEMPLATE, build_tiny_checkpoint, build_tiny_tokeni
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
 from ollama_bridge.errors import ConfigError, ConversionError, DiskFullError, ModelError
-from ollama_bridge.models.floats import to_bfloat16
-from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.models.weights.floats import to_bfloat16
 from ollama_bridge.quantization.file_types import FILE_TYPES, NUMBERS
 from ollama_bridge.quantization.mixes import ModelShape, plan_types
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
+from ollama_bridge.storage.artifacts import Checkpoint
 
 Q = GGMLQuantizationType
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from ollama_bridge.conversion.encoding import PIECE_VALUES, pieces
 from ollama_bridge.errors import ConversionError
-from ollama_bridge.models.floats import BF16, F16, F64, to_bfloat16, to_float32
+from ollama_bridge.models.weights.floats import BF16, F16, F64, to_bfloat16, to_float32
 from ollama_bridge.quantization.encoders import BLOCK_TYPES, encoded_size
 from ollama_bridge.quantization.workers import Rows, encode_here
 

@@ -12,19 +12,19 @@ from fakes.models import build_tiny_checkpoint
 from fakes.trainable import tiny_corpus
 from gguf import GGUFReader
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.conversion.budget_search import Target
 from ollama_bridge.conversion.imatrix import Measured, read_importance, write_importance
 from ollama_bridge.conversion.importance import importance
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding.encode import encode_split
+from ollama_bridge.encoding.spread import spread_out
 from ollama_bridge.errors import ConversionError, ModelError
 from ollama_bridge.examples import read_examples
-from ollama_bridge.models import memory
-from ollama_bridge.models.gguf_import import import_gguf
+from ollama_bridge.models.compute import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.spread import spread_out
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.storage.artifacts import Checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.errors import ConversionError, ModelError
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.models.stripping import name_for_rule
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.settings.stripping import name_for_rule
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.reference import ReferenceValues
 
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, processors
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.models.reference_texts import TextSide
+from ollama_bridge.models.reference.texts import TextSide
 
 CONFIG = {"vocab_size": 384, "eos_token_id": 2}
 

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from ollama_bridge.conversion.tokenizer import TokenizerSection
 from ollama_bridge.errors import ConversionError, ModelError
-from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
+from ollama_bridge.models.gguf.pretokenizers import PRE_TOKENIZERS
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.models.pretokenizers import PRE_TOKENIZERS
-from ollama_bridge.models.reference_texts import TextSide
+from ollama_bridge.models.reference.texts import TextSide
+from ollama_bridge.models.settings.gguf_tokenizer import GGUFTokenizer
 
 CONFIG = {"vocab_size": 384, "eos_token_id": 2}
 

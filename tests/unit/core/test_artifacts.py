@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 from fakes.stops import power_may_fail
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, Work
-from ollama_bridge.atomic_files import (
+from ollama_bridge.digests import digest_text
+from ollama_bridge.errors import ArtifactError, DiskFullError
+from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.models.sources.links import linked_digests
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, Work
+from ollama_bridge.storage.atomic_files import (
     open_atomic,
     raise_if_disk_full,
     read_json_lines,
@@ -23,11 +27,7 @@ from ollama_bridge.atomic_files import (
     write_json_lines_atomic,
     write_text_atomic,
 )
-from ollama_bridge.digests import digest_text
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.errors import ArtifactError, DiskFullError
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
-from ollama_bridge.models.links import linked_digests
+from ollama_bridge.storage.drafts import open_draft
 
 
 def work(lr: float = 1.0) -> Work:
@@ -98,8 +98,8 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
     """While one process writes an artefact, another one is told so."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from ollama_bridge.artifacts import Work\n"
-        "from ollama_bridge.drafts import open_draft\n"
+        "from ollama_bridge.storage.artifacts import Work\n"
+        "from ollama_bridge.storage.drafts import open_draft\n"
         "from ollama_bridge.errors import ArtifactError\n"
         "try:\n"
         "    with open_draft(Path(sys.argv[1]), Work('corpus', 'prepare', 1)): pass\n"

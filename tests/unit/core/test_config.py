@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from ollama_bridge.assets import list_assets
-from ollama_bridge.config import Recipe, load_recipe, parse_recipe
 from ollama_bridge.errors import ConfigError, RecipeError
-from ollama_bridge.loss_sections import CrossEntropyLoss, HiddenLoss, KLForwardLoss, KLReverseLoss
+from ollama_bridge.recipe.config import Recipe, load_recipe, parse_recipe
+from ollama_bridge.recipe.losses import CrossEntropyLoss, HiddenLoss, KLForwardLoss, KLReverseLoss
 
 
 def minimal() -> dict[str, object]:

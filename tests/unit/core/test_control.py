@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ollama_bridge.config import parse_recipe
-from ollama_bridge.loss_sections import CrossEntropyLoss
+from ollama_bridge.recipe.config import parse_recipe
+from ollama_bridge.recipe.losses import CrossEntropyLoss
 
 
 def test_control_has_hard_labels_alone() -> None:

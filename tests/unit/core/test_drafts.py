@@ -13,11 +13,11 @@ import pytest
 from fakes.listening import Listener
 from fakes.stops import Killed, disk_full_from, killed_at, power_may_fail
 
-from ollama_bridge import drafts
-from ollama_bridge.artifacts import Corpus, Work
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ArtifactError, DiskFullError
 from ollama_bridge.reporting import Note
+from ollama_bridge.storage import drafts
+from ollama_bridge.storage.artifacts import Corpus, Work
+from ollama_bridge.storage.drafts import open_draft
 
 Stop = Callable[[int], AbstractContextManager[None]]
 FILES = {"train.jsonl", "parts/a.jsonl", "manifest.json"}

@@ -12,8 +12,8 @@ import pytest
 
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli.runs import runs_ls, runs_show
-from ollama_bridge.folder_files import statuses
 from ollama_bridge.label_store.catalogue import _sizes
+from ollama_bridge.storage.folder_files import statuses
 
 MANIFEST = '{"stage": "s", "key": "k", "created_at": "t", "facts": {}}'
 

@@ -13,7 +13,7 @@ import pytest
 from fakes.stops import Killed, disk_full_from, killed_at, power_may_fail
 
 from ollama_bridge.errors import ArtifactError, DiskFullError
-from ollama_bridge.journal import Journal
+from ollama_bridge.storage.journal import Journal
 
 
 def test_every_cut_keeps_all_whole_records(tmp_path: Path) -> None:

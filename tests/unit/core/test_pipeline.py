@@ -11,13 +11,13 @@ import pytest
 from fakes.daemon import FakeDaemon, nobody_listens
 
 from ollama_bridge import pipeline
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.client import Client
-from ollama_bridge.config import Recipe, parse_recipe
 from ollama_bridge.errors import ConfigError, ModelReferenceError
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.pipeline import _Build, _Teacher
+from ollama_bridge.recipe.config import Recipe, parse_recipe
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train import qlora
 
 STORED, LIVE = {"kd_weight": 0.5}, {"teacher": "live"}

@@ -12,14 +12,14 @@ from fakes.stops import disk_full_from
 from typer.testing import CliRunner
 
 from ollama_bridge import cli, pipeline
-from ollama_bridge.artifacts import MANIFEST_NAME
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion
-from ollama_bridge.config import Recipe, parse_recipe
-from ollama_bridge.drafts import draft_path
 from ollama_bridge.errors import ArtifactError, ConfigError, DiskFullError
-from ollama_bridge.papers import CARD_NAME
+from ollama_bridge.publishing.papers import CARD_NAME
+from ollama_bridge.recipe.config import Recipe, parse_recipe
 from ollama_bridge.run_folder import EVENTS_NAME, hold_run, name_of_data, note_origin
+from ollama_bridge.storage.artifacts import MANIFEST_NAME
+from ollama_bridge.storage.drafts import draft_path
 
 RECIPE: dict[str, Any] = {
     "name": "mine",

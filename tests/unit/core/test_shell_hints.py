@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from ollama_bridge import artifacts
-from ollama_bridge.artifacts import MANIFEST_NAME, Manifest
-from ollama_bridge.cli import chat_saving
+from ollama_bridge.cli.chat import saving as chat_saving
 from ollama_bridge.client import Conversation
 from ollama_bridge.errors import OllamaBridgeError
-from ollama_bridge.journal import SyncedLines
 from ollama_bridge.label_store.info import INFO_NAME, read_info
-from ollama_bridge.models.precision import pinned_precision
+from ollama_bridge.models.compute.precision import pinned_precision
+from ollama_bridge.storage import artifacts
+from ollama_bridge.storage.artifacts import MANIFEST_NAME, Manifest
+from ollama_bridge.storage.journal import SyncedLines
 from ollama_bridge.train.state import load_position
 from ollama_bridge.train.student import Parts
 
-PACKAGE = Path(artifacts.__file__).parent
+PACKAGE = Path(artifacts.__file__).parents[1]
 
 
 def read_lines(path: Path) -> None:

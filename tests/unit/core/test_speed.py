@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from ollama_bridge import cli
 from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
-from ollama_bridge.speed import Load, Spread, measure_speed
-from ollama_bridge.speed_bound import memory_bytes_per_s, read_bytes
-from ollama_bridge.speed_picture import draw
+from ollama_bridge.speed.bound import memory_bytes_per_s, read_bytes
+from ollama_bridge.speed.picture import draw
+from ollama_bridge.speed.rates import Load, Spread, measure_speed
 
 TAGS = {"m:latest": "d" * 64, "<other>:1": "e" * 64}
 
@@ -79,7 +79,7 @@ def test_what_is_not_known_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> No
         reason = "length" if place == 1 else "stop"
         return Turn(pieces=[] if place in (1, 2) else None, thinking=["Hm."], done_reason=reason)
 
-    monkeypatch.setattr("ollama_bridge.speed_bound._BUFFER_BYTES", 2**20)
+    monkeypatch.setattr("ollama_bridge.speed.bound._BUFFER_BYTES", 2**20)
     with FakeDaemon(models=TAGS) as daemon:
         daemon.script = script
         args = ["bench", "m", "--host", daemon.host, "--requests", "4", "--concurrency", "1"]
@@ -102,7 +102,7 @@ def test_an_answer_that_ollama_ends_for_its_repeats_is_counted(
     looping = Turn(thinking=thinking, pieces=pieces, fault=Fault.NO_DONE)
     at_once = Turn(refusal=(500, "prediction aborted, token repeat limit reached"))
     order = itertools.cycle([Turn(), looping, at_once, Turn()])
-    monkeypatch.setattr("ollama_bridge.speed_bound._BUFFER_BYTES", 2**20)
+    monkeypatch.setattr("ollama_bridge.speed.bound._BUFFER_BYTES", 2**20)
     with FakeDaemon(models=TAGS) as daemon:
         daemon.script = lambda asked: next(order) if is_measured(asked.json) else Turn()
         args = ["bench", "m", "--host", daemon.host, "--requests", "4", "--concurrency", "1"]
@@ -137,7 +137,7 @@ def test_memory_bounds_what_the_processors_of_this_machine_run(
 ) -> None:
     """Not a GPU; nor what a daemon behind a tunnel runs."""
     blob = uuid4().hex * 2  # of this test alone: runners of the whole machine are looked at
-    monkeypatch.setattr("ollama_bridge.speed_bound._BUFFER_BYTES", 2**20)
+    monkeypatch.setattr("ollama_bridge.speed.bound._BUFFER_BYTES", 2**20)
     binary = tmp_path / "llama-server"
     binary.symlink_to(Path(sys.executable).resolve())
     words = ["-c", "input()", f"/models/sha256-{uuid4().hex * 2 if of_others else blob}"]
@@ -235,7 +235,7 @@ def test_the_command_prints_a_table_json_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short answers are pointed out; own prompts are asked."""
-    monkeypatch.setattr(sys.modules["ollama_bridge.speed_bound"], "_BUFFER_BYTES", 2**20)
+    monkeypatch.setattr(sys.modules["ollama_bridge.speed.bound"], "_BUFFER_BYTES", 2**20)
     prompts, picture = tmp_path / "prompts.txt", tmp_path / "speed.svg"
     prompts.write_text("one\n\none\ntwo\n")
     with FakeDaemon(models=TAGS) as daemon:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ollama_bridge.cli.tensorboard import TensorBoardReporter
 from ollama_bridge.errors import MissingExtraError
 from ollama_bridge.reporting import Metric, Note, Progress
-from ollama_bridge.tensorboard import TensorBoardReporter
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -10,16 +10,16 @@ import pytest
 from fakes.ggufs import metadata_of
 from fakes.models import build_tiny_checkpoint
 
-from ollama_bridge.artifacts import Checkpoint, GGUFFile, Work
 from ollama_bridge.client import Client
-from ollama_bridge.config import Recipe, parse_recipe
 from ollama_bridge.digests import canonical_json, digest_text
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.models.given_template import with_chat_template
-from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
+from ollama_bridge.models.reference.values import with_reference_values, write_reference_values
+from ollama_bridge.models.sources.given_template import with_chat_template
 from ollama_bridge.pipeline import _Build, _Teacher
+from ollama_bridge.recipe.config import Recipe, parse_recipe
 from ollama_bridge.reference import NOISE_TYPES, ReferenceValues
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.storage.artifacts import Checkpoint, GGUFFile, Work
+from ollama_bridge.storage.drafts import open_draft
 
 SYSTEM, LABELS = "Good or bad?", ("good", "bad")
 SETTINGS = {"lr": 1.0}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ollama_bridge import cli
-from ollama_bridge.artifacts import Corpus
 from ollama_bridge.data.chat_forms import find_messages
 from ollama_bridge.examples import Example, read_examples
+from ollama_bridge.storage.artifacts import Corpus
 
 SYSTEM = "You answer for the shop."
 QUESTION, ANSWER, MORE, LAST = "Is lamp {} sold?", "It was {}, yes.", "And desk {}?", "No, {}."

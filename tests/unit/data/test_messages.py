@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Collected
 from ollama_bridge.data.duplicates import remove_duplicates
 from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.splitting import Sizes, split
 from ollama_bridge.errors import DataError
+from ollama_bridge.recipe.config import DataSection, TaskSection
 
 REPLY = TaskSection(kind="reply", system="Answer.")
 CLASSIFY = TaskSection(kind="classify", system="Which?", labels=("yes", "no"))

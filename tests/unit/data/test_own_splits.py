@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.cleaning import text_key
 from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, read_examples
+from ollama_bridge.recipe.config import DataSection, TaskSection
+from ollama_bridge.storage.artifacts import Corpus
 
 SENTIMENT = TaskSection(
     kind="classify", system="Is it positive or negative?", labels=("positive", "negative")

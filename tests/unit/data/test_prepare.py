@@ -13,13 +13,13 @@ from fakes.listening import Listener
 
 import ollama_bridge.data.packages
 import ollama_bridge.data.prepare
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.chat_forms import A_LINE
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import ConfigError, DataError
 from ollama_bridge.examples import Example, read_examples
+from ollama_bridge.recipe.config import DataSection, TaskSection
 from ollama_bridge.reporting import StageReused
+from ollama_bridge.storage.artifacts import Corpus
 
 SENTIMENT = TaskSection(kind="classify", system="Which?", labels=("positive", "negative"))
 REPLY = TaskSection(kind="reply", system="Answer.")

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Collected
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.errors import ConfigError, DataError
+from ollama_bridge.recipe.config import DataSection, TaskSection
 
 TASK = TaskSection(kind="classify", system="Which?", labels=("positive", "negative"))
 REPLY = TaskSection(kind="reply", system="Answer.")

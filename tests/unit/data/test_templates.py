@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ollama_bridge.config import DataSection, TaskSection
 from ollama_bridge.data.candidates import Candidate
 from ollama_bridge.data.duplicates import remove_duplicates
 from ollama_bridge.data.frames import find_frames
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.recipe.config import DataSection, TaskSection
 
 _INSTRUCTION = (
     "You are a helpful assistant that reads what customers write. Say which of the classes it "

@@ -9,10 +9,10 @@ import pytest
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import LABELS, SYSTEM, commit, tiny_corpus
 
-from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.run import evaluate
+from ollama_bridge.recipe.config import EvaluateSection, TaskSection
+from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.result import TrainingResult
 

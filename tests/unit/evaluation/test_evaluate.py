@@ -26,9 +26,7 @@ from fakes.trainable import (
 from fakes.turn_ends import build_speaker
 
 from ollama_bridge.answer_text import with_thought
-from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.config import EvaluateSection, TaskSection
-from ollama_bridge.encoding import encode
+from ollama_bridge.encoding.encode import encode
 from ollama_bridge.errors import ConfigError, DataError, ModelError
 from ollama_bridge.evaluation import run
 from ollama_bridge.evaluation.classify import LabelScores, score_labels
@@ -36,10 +34,12 @@ from ollama_bridge.evaluation.reply import measure_perplexity, write_greedily
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.run import ModelScores, evaluate
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
-from ollama_bridge.models import memory
+from ollama_bridge.models.compute import memory
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.recipe.config import EvaluateSection, TaskSection
 from ollama_bridge.reporting import Note, NullReporter, Progress, StageFinished, StageReused
+from ollama_bridge.storage.artifacts import Checkpoint
 
 FLOAT32 = Precision(torch.device("cpu"), torch.float32, 1)
 TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)

@@ -9,9 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_bridge.artifacts import EvalReport, Work
-from ollama_bridge.config import TaskSection
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.evaluation.given_answers import (
     JSONScores,
     are_json,
@@ -20,6 +17,9 @@ from ollama_bridge.evaluation.given_answers import (
 )
 from ollama_bridge.evaluation.report import complete_report
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.recipe.config import TaskSection
+from ollama_bridge.storage.artifacts import EvalReport, Work
+from ollama_bridge.storage.drafts import open_draft
 
 ASKED = '{"intent": "book", "slots": {"to": "Köln", "seats": 2}}'
 VALUES = st.recursive(

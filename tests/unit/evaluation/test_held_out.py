@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from fakes.trainable import corpus_of
 
-from ollama_bridge.artifacts import Corpus
 from ollama_bridge.digests import digest_text
 from ollama_bridge.evaluation.held_out import held_out_examples
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.storage.artifacts import Corpus
 
 
 def labelled_corpus(folder: Path, labels: Sequence[str | None]) -> Corpus:

@@ -10,9 +10,9 @@ from fakes.trainable import sentiment_examples
 from ollama_bridge.evaluation import classify
 from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.reply import write_greedily
-from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.head import VocabularyHead
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.head import VocabularyHead
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.reporting import NullReporter
 
 BFLOAT16 = Precision(torch.device("cpu"), torch.bfloat16, 1)

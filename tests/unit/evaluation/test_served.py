@@ -16,14 +16,14 @@ from fakes.listening import Listener
 from fakes.trainable import LABELS, SYSTEM, corpus_of, sentiment_examples
 
 from ollama_bridge.answer_text import with_thought
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.atomic_files import read_json_lines
 from ollama_bridge.client import ModelDetails
-from ollama_bridge.config import EvaluateSection, TaskSection
 from ollama_bridge.errors import ContextOverflowError, DaemonUnreachableError, ModelNotFoundError
 from ollama_bridge.evaluation.report import read_markdown
 from ollama_bridge.evaluation.served import evaluate_served
 from ollama_bridge.examples import Message, write_examples
+from ollama_bridge.recipe.config import EvaluateSection, TaskSection
+from ollama_bridge.storage.artifacts import Corpus
+from ollama_bridge.storage.atomic_files import read_json_lines
 
 TASK = TaskSection(kind="classify", system=SYSTEM, labels=LABELS)
 REPLY = TaskSection(kind="reply", system=SYSTEM)

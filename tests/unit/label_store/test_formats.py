@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import StoreInfo, row_key
-from ollama_bridge.labels import (
+from ollama_bridge.label_store.labels import (
     NO_MASS_LOGPROB,
     SampledTargets,
     SoftTargets,

@@ -19,16 +19,16 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ModelError, ModelReferenceError, UnsafeCheckpointError
-from ollama_bridge.models.adapters import Adapter
-from ollama_bridge.models.hub import JUDGED
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.merge import base_with_values
-from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.safety import check_folder
+from ollama_bridge.models.sources.hub import JUDGED
+from ollama_bridge.models.sources.merge import base_with_values
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.models.weights.lora import Adapter
 from ollama_bridge.reporting import JSONLReporter
+from ollama_bridge.storage.artifacts import Checkpoint
 
 # Every feature of PEFT that is merged: settings of the adapter, and whether the base is tied.
 FEATURES: dict[str, tuple[dict[str, Any], bool]] = {

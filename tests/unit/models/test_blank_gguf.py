@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ollama_bridge.models.blank_gguf import write_blank_gguf
-from ollama_bridge.models.gguf_reader import read_gguf
+from ollama_bridge.models.gguf.reader import read_gguf
+from ollama_bridge.verify.blank_gguf import write_blank_gguf
 
 
 def test_it_is_a_small_and_sound_file(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fakes.endings import set_ends
 
-from ollama_bridge.models.end_tokens import end_ids
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.models.settings.end_tokens import end_ids
 
 
 def test_a_turns_end_is_one_though_no_config_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:

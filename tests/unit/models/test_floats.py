@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from ollama_bridge.models.floats import BF16, F16, F32, F64, largest, to_bfloat16, to_float32
+from ollama_bridge.models.weights.floats import (
+    BF16,
+    F16,
+    F32,
+    F64,
+    largest,
+    to_bfloat16,
+    to_float32,
+)
 
 
 def float32_of_every_kind() -> np.ndarray:

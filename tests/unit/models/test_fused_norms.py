@@ -9,7 +9,7 @@ import torch
 from fakes.architectures import build_checkpoint
 from fakes.models import build_tiny_model
 
-from ollama_bridge.models.fused_norms import fused_norms, rms_norm
+from ollama_bridge.models.compute.fused_norms import fused_norms, rms_norm
 from ollama_bridge.models.load import load_model
 
 

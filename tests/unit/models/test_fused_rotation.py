@@ -11,7 +11,7 @@ from fakes.architectures import CASES, build_checkpoint
 from transformers.models.llama import modeling_llama
 from transformers.models.phi3 import modeling_phi3
 
-from ollama_bridge.models.fused_rotation import fused_rotation, rotated
+from ollama_bridge.models.compute.fused_rotation import fused_rotation, rotated
 from ollama_bridge.models.load import load_model
 
 TOKENS, WIDTH = 7, 16

@@ -10,7 +10,7 @@ from fakes.architectures import build_checkpoint
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ollama_bridge.models.gated_activations import gated, lean_activations
+from ollama_bridge.models.compute.gated_activations import gated, lean_activations
 from ollama_bridge.models.load import load_model
 
 

@@ -19,11 +19,11 @@ from ollama_bridge.conversion import convert
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.architectures import GGUF_ARCHITECTURES
 from ollama_bridge.models.architectures.keys import Keys
-from ollama_bridge.models.gguf_reader import read_gguf
+from ollama_bridge.models.gguf.reader import read_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.models.tensor_check import TensorReport, compare_tensors
-from ollama_bridge.models.text_part import TEXT_ALONE
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.models.weights.text_part import TEXT_ALONE
+from ollama_bridge.verify.tensor_check import TensorReport, compare_tensors
 
 
 def imported(case: str, changes: Mapping[str, Any], folder: Path) -> dict[str, Any]:

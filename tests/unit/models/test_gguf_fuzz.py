@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import GGUFError
-from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.gguf_tokenizer import GGUFTokenizer
+from ollama_bridge.models.gguf.reader import read_gguf
+from ollama_bridge.models.settings.gguf_tokenizer import GGUFTokenizer
 
 # Numbers that counts, lengths, offsets and types are spoiled with.
 WORDS = st.sampled_from(

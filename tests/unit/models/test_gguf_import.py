@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import GGUFError, UnsupportedArchitectureError
 from ollama_bridge.models.architectures.layout import unpermute
-from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
 
 TEXTS = (
     "The food was great 1234567 times.",

@@ -15,11 +15,11 @@ from fakes.ggufs import BLOCK_TYPES, decoded, metadata_of, rewrite
 from fakes.sentencepiece import SIZE, build_sentencepiece
 
 from ollama_bridge.conversion import convert
-from ollama_bridge.models.generation_defaults import defaults_of
-from ollama_bridge.models.gguf_tokenizer import TOOL_TEMPLATE_KEY
 from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoint
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.settings.generation_defaults import defaults_of
+from ollama_bridge.models.settings.gguf_tokenizer import TOOL_TEMPLATE_KEY
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.reference import ReferenceValues
 
 # Keys that come back otherwise, and why.

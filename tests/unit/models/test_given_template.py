@@ -8,12 +8,12 @@ from pathlib import Path
 
 from fakes.models import build_tiny_checkpoint
 
-from ollama_bridge.artifacts import Checkpoint
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.models.given_template import with_chat_template
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.given_template import with_chat_template
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.reporting import Event, Note, NullReporter
+from ollama_bridge.storage.artifacts import Checkpoint
+from ollama_bridge.storage.drafts import open_draft
 
 
 def test_who_writes_the_same_is_waited_for(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from fakes.architectures import CASES, build_checkpoint
 from fakes.models import build_tiny_model, build_tiny_model_of_twins
 
-from ollama_bridge.config import LoraSection
-from ollama_bridge.models.head import VocabularyHead
+from ollama_bridge.models.compute.head import VocabularyHead
 from ollama_bridge.models.load import load_model
+from ollama_bridge.recipe.config import LoraSection
 from ollama_bridge.train.lora import add_lora
 
 

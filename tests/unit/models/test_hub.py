@@ -16,10 +16,10 @@ from pytest_httpserver import HTTPServer
 from safetensors import safe_open
 
 from ollama_bridge.errors import ConfigError, ModelError
-from ollama_bridge.models.hub import _IGNORED, _PATTERNS, JUDGED, download, fetch, has_file
-from ollama_bridge.models.references import parse_reference
-from ollama_bridge.models.resolve import resolve_adapter, resolve_model
 from ollama_bridge.models.safety import is_packed
+from ollama_bridge.models.sources.hub import _IGNORED, _PATTERNS, JUDGED, download, fetch, has_file
+from ollama_bridge.models.sources.references import parse_reference
+from ollama_bridge.models.sources.resolve import resolve_adapter, resolve_model
 
 NOTHING = parse_reference("hf:org/nothing")
 

@@ -15,7 +15,7 @@ from fakes.listening import Listener
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.resolve import resolve_model
 
 IMAGE = "<image_soft_token>"
 

@@ -12,7 +12,12 @@ from fakes.memory import OUT_OF_MEMORY, hold_until_seen
 from ollama_bridge import machine
 from ollama_bridge.errors import ModelError, TrainingError
 from ollama_bridge.machine import ContainerMemory, container_memory
-from ollama_bridge.models.memory import PeakMemory, free_bytes, memory_is_enough, release_unused
+from ollama_bridge.models.compute.memory import (
+    PeakMemory,
+    free_bytes,
+    memory_is_enough,
+    release_unused,
+)
 
 CPU = torch.device("cpu")
 

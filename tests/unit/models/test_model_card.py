@@ -9,8 +9,8 @@ import pytest
 from fakes.ggufs import metadata_of
 
 from ollama_bridge.conversion import convert
-from ollama_bridge.models.model_card import card_entries
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.settings.model_card import card_entries
+from ollama_bridge.models.sources.resolve import resolve_model
 
 CARD = """---
 license: other

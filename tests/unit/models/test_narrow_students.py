@@ -14,11 +14,10 @@ from fakes.architectures import CASES, build_checkpoint
 from fakes.models import build_tiny_model
 
 from ollama_bridge.conversion import convert
-from ollama_bridge.encoding import EncodedExample
+from ollama_bridge.encoding.encode import EncodedExample
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.layout import Dimensions
-from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.pruning.importance import (
     Activity,
@@ -29,7 +28,8 @@ from ollama_bridge.models.pruning.importance import (
 )
 from ollama_bridge.models.pruning.layers import best_layers
 from ollama_bridge.models.pruning.widths import Kept, most_active, narrow
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
 
 # These fill their width with heads, so both are cut together.
 FILLED = ("qwen2", "phi3", "granite", "olmo2")

@@ -11,9 +11,9 @@ from fakes.adapters import build_adapter, change_settings
 
 from ollama_bridge.errors import ConfigError, ModelError, OllamaBridgeError
 from ollama_bridge.modelfile import check_tag
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.models.weight_files import INDEX_NAME
-from ollama_bridge.models.weights import SafetensorsWeights
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.models.weights.files import INDEX_NAME
+from ollama_bridge.models.weights.tensors import SafetensorsWeights
 from ollama_bridge.registry.reference import parse_registry_reference
 
 NAMES = {

@@ -12,15 +12,15 @@ from fakes.ggufs import metadata_of, rewrite
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import tiny_corpus
 
-from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.conversion import convert, convert_adapter
 from ollama_bridge.digests import canonical_json, digest_text
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.models.given_template import with_chat_template
-from ollama_bridge.models.merge import base_with_values
-from ollama_bridge.models.origin import origin_facts, repository_of
-from ollama_bridge.models.reference_values import with_reference_values
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.models.sources.given_template import with_chat_template
+from ollama_bridge.models.sources.merge import base_with_values
+from ollama_bridge.models.sources.origin import origin_facts, repository_of
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.storage.artifacts import Checkpoint, Work
+from ollama_bridge.storage.drafts import open_draft
 
 CARD = "---\nlicense: mit\nbase_model: some-org/older-base\n---\n"
 

@@ -10,7 +10,7 @@ from fakes.listening import Listener
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.resolve import resolve_model
 
 
 def test_it_is_not_run_and_not_needed(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from fakes.architectures import CASES, build_checkpoint
 
-from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.encoding import EncodedExample
-from ollama_bridge.models.forward import attention, run_decoder, training_attention
-from ollama_bridge.models.fused_norms import fused_norms
-from ollama_bridge.models.fused_rotation import fused_rotation
+from ollama_bridge.encoding.batches import Batch, Batches
+from ollama_bridge.encoding.encode import EncodedExample
+from ollama_bridge.models.compute.forward import attention, run_decoder, training_attention
+from ollama_bridge.models.compute.fused_norms import fused_norms
+from ollama_bridge.models.compute.fused_rotation import fused_rotation
+from ollama_bridge.models.compute.packed_attention import PACKED_ATTENTION, Layout
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.packed_attention import PACKED_ATTENTION, Layout
 
 PREFIX = 9
 # Their windows are narrower than some texts, or their scores are capped.

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, save_checkpoint
 from ollama_bridge.models.pruning.layers import even_layers, keep_layers
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
 
 
 @given(st.integers(1, 200).flatmap(lambda t: st.tuples(st.integers(1, t), st.just(t))))

@@ -19,21 +19,22 @@ from fakes.json_files import change_json
 from fakes.listening import Listener
 from fakes.models import CHAT_TEMPLATE, DEFAULT_SYSTEM, build_tiny_model, build_tiny_tokenizer
 
-from ollama_bridge.artifacts import Checkpoint, Work
 from ollama_bridge.assets import home_dir
 from ollama_bridge.conversion import convert
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConversionError, ModelError
-from ollama_bridge.models import memory, reference_values
+from ollama_bridge.models.compute import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.named_ends import named_ends
 from ollama_bridge.models.probes import CONVERSATIONS
-from ollama_bridge.models.reference_texts import TextSide
-from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.models.scorer import Scorer
+from ollama_bridge.models.reference import values as reference_values
+from ollama_bridge.models.reference.scorer import Scorer
+from ollama_bridge.models.reference.texts import TextSide
+from ollama_bridge.models.reference.values import with_reference_values, write_reference_values
+from ollama_bridge.models.settings.named_ends import named_ends
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.reference import NOISE_TYPES, ReferenceValues, Special, noise_types_of
 from ollama_bridge.reporting import JSONLReporter
+from ollama_bridge.storage.artifacts import Checkpoint, Work
+from ollama_bridge.storage.drafts import open_draft
 
 
 def values_of(

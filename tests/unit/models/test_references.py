@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ollama_bridge.errors import ModelReferenceError
-from ollama_bridge.models.references import parse_reference
+from ollama_bridge.models.sources.references import parse_reference
 
 
 @pytest.mark.parametrize(

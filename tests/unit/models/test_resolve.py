@@ -18,14 +18,14 @@ from fakes.listening import Listener
 from fakes.models import build_tiny_checkpoint
 
 from ollama_bridge import digests
-from ollama_bridge.artifacts import Checkpoint
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ArtifactError, GGUFError, ModelError, ModelReferenceError
-from ollama_bridge.models import cached
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.models.stored import is_plain
+from ollama_bridge.models.sources import cached
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.models.weights.stored import is_plain
 from ollama_bridge.reporting import Event, StageFinished, StageReused, StageStarted
+from ollama_bridge.storage.artifacts import Checkpoint
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client

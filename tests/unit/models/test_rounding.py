@@ -10,7 +10,7 @@ from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from ollama_bridge.models.rounding import ARITHMETIC, rounded
+from ollama_bridge.models.reference.rounding import ARITHMETIC, rounded
 from ollama_bridge.quantization.encoders import BLOCK_TYPES, encode_rows
 
 Q = GGMLQuantizationType

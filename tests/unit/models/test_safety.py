@@ -24,8 +24,8 @@ from ollama_bridge.errors import (
     UnsupportedArchitectureError,
 )
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.resolve import resolve_model
 from ollama_bridge.models.safety import check_folder
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.reporting import JSONLReporter
 
 

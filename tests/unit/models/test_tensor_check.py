@@ -17,10 +17,10 @@ from fakes.ggufs import rewrite
 from safetensors.torch import load_file, save_file
 
 from ollama_bridge.conversion import convert
-from ollama_bridge.models.gguf_reader import read_gguf
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.models.tensor_check import TensorReport, compare_tensors
-from ollama_bridge.models.tensor_distance import measure
+from ollama_bridge.models.gguf.reader import read_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.verify.tensor_check import TensorReport, compare_tensors
+from ollama_bridge.verify.tensor_distance import measure
 
 
 def exported(source: Path, folder: Path, type_: str) -> Path:

@@ -23,11 +23,11 @@ from transformers import (
 
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.gguf_reader import read_gguf
+from ollama_bridge.models.gguf.reader import read_gguf
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.models.tensor_check import compare_tensors
+from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.reporting import JSONLReporter
+from ollama_bridge.verify.tensor_check import compare_tensors
 
 _TEXT: dict[str, Any] = {
     "vocab_size": 384,

@@ -11,8 +11,8 @@ from fakes.architectures import build_checkpoint
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from ollama_bridge.models.compute.trained_products import lean_products
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.trained_products import lean_products
 
 
 def values_and_kept(

@@ -18,13 +18,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.conversion import convert
-from ollama_bridge.encoding import tokenizer_digest
+from ollama_bridge.encoding.encode import tokenizer_digest
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.models.gguf_import import import_gguf
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.pruning.tokens import keep_tokens, token_ids_of
 from ollama_bridge.models.pruning.vocabulary import Vocabulary, trim_tokenizer
-from ollama_bridge.models.resolve import resolve_model
+from ollama_bridge.models.sources.gguf_import import import_gguf
+from ollama_bridge.models.sources.resolve import resolve_model
 
 CORPUS = (
     "<|im_start|>system\nAnswer with one word.<|im_end|>\n",

@@ -16,7 +16,7 @@ from fakes.models import build_tiny_model
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.safety import check_folder
-from ollama_bridge.models.weight_files import weights_files
+from ollama_bridge.models.weights.files import weights_files
 
 
 @pytest.fixture

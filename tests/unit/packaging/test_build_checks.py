@@ -16,7 +16,6 @@ from fakes.reasoning import build_reasoner
 from fakes.trainable import commit, corpus_of, sentiment_examples, tiny_base, tiny_corpus
 
 from ollama_bridge.answer_text import with_thought
-from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.assets import find_recipe
 from ollama_bridge.build_checks import (
     check_answers_fit,
@@ -25,11 +24,12 @@ from ollama_bridge.build_checks import (
     check_tags,
     check_thoughts_fit,
 )
-from ollama_bridge.config import Recipe, load_recipe, parse_recipe
 from ollama_bridge.errors import ConfigError, ConversionError, TrainingError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.recipe.config import Recipe, load_recipe, parse_recipe
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 
 ALL_LAYERS = ("student.layers=null",)  # a tiny start has fewer than the recipe keeps
 

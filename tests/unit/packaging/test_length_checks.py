@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from fakes.trainable import corpus_of, tiny_base, tiny_corpus
 
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.config import load_recipe
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.length_checks import check_lengths, check_texts_fit
+from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.storage.artifacts import Corpus
 
 
 def fixes_in(text: str) -> list[str]:

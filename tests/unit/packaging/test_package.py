@@ -19,13 +19,11 @@ from fakes.exports import tiny_exports
 from fakes.ggufs import metadata_of, rewrite
 from fakes.json_files import change_json
 
-from ollama_bridge import packaging, registration
-from ollama_bridge.artifacts import GGUFFile, RegisteredModel, Work
+from ollama_bridge import registration
 from ollama_bridge.build_checks import check_can_be_written
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.digests import digest_file
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
@@ -37,11 +35,14 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.models.resolve import resolve_model
-from ollama_bridge.packaging import package
+from ollama_bridge.models.sources.resolve import resolve_model
+from ollama_bridge.packaging import package as packaging
+from ollama_bridge.packaging.package import package
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.reporting import Event, Note
 from ollama_bridge.run_folder import hold_run
+from ollama_bridge.storage.artifacts import GGUFFile, RegisteredModel, Work
+from ollama_bridge.storage.drafts import open_draft
 
 TRAINED_WITH = "Is it positive or negative?"
 

@@ -11,7 +11,7 @@ from fakes.daemon import FakeDaemon
 from ollama_bridge import packaged_teacher
 from ollama_bridge.cli.stages import checkpoint_of
 from ollama_bridge.client import Client
-from ollama_bridge.models import resolve
+from ollama_bridge.models.sources import resolve
 from ollama_bridge.packaged_teacher import PACKAGED_TEACHER_TAG, provide_teacher
 from ollama_bridge.reporting import NullReporter
 

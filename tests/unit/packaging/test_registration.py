@@ -15,9 +15,7 @@ from fakes.listening import Listener
 from fakes.serving import FakeDaemon, small_reference
 
 from ollama_bridge import digests, registration
-from ollama_bridge.artifacts import AdapterFile, GGUFFile, RegisteredModel, Work
 from ollama_bridge.client import Client, Reply
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import (
     ArtifactError,
     ConfigError,
@@ -33,6 +31,8 @@ from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import Noise
 from ollama_bridge.registration import register
 from ollama_bridge.reporting import Note, StageReused
+from ollama_bridge.storage.artifacts import AdapterFile, GGUFFile, RegisteredModel, Work
+from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.verify.certificate import Certificate
 
 TAG = "tiny:f16"

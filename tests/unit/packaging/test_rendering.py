@@ -9,14 +9,14 @@ from fakes.serving import CHATML_GO, SYSTEM, small_reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.artifacts import GGUFFile, Work
 from ollama_bridge.assets import find_asset, list_assets
-from ollama_bridge.config import ModelfileSection
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError, ModelfileError
 from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.recipe.config import ModelfileSection
 from ollama_bridge.reference import ReferenceValues, ServedTemplate
 from ollama_bridge.rendering import choose_file, render, render_file
+from ollama_bridge.storage.artifacts import GGUFFile, Work
+from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.tag_parameters import choose_parameters
 
 

@@ -9,10 +9,10 @@ from fakes.daemon import FakeDaemon
 from fakes.serving import small_reference
 
 from ollama_bridge.client import Client
-from ollama_bridge.config import ModelfileSection
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.models.generation_defaults import defaults_of
-from ollama_bridge.source_tag import SourceTag
+from ollama_bridge.models.settings.generation_defaults import defaults_of
+from ollama_bridge.packaging.source_tag import SourceTag
+from ollama_bridge.recipe.config import ModelfileSection
 
 
 @pytest.mark.parametrize(

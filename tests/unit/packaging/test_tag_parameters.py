@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from fakes.serving import small_reference
 
-from ollama_bridge.config import ModelfileSection
 from ollama_bridge.errors import ConfigError, ModelfileError
+from ollama_bridge.recipe.config import ModelfileSection
 from ollama_bridge.reference import ServedTemplate
 from ollama_bridge.tag_parameters import (
     check_labels_fit,

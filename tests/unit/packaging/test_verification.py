@@ -13,7 +13,6 @@ from fakes.exports import tiny_exports
 from fakes.ggufs import rewrite
 from fakes.serving import CHATML_GO, SYSTEM, FakeDaemon, small_reference
 
-from ollama_bridge.artifacts import Checkpoint, Manifest, Work
 from ollama_bridge.client import Client, ModelDetails, ModelSummary
 from ollama_bridge.errors import (
     ArtifactError,
@@ -24,6 +23,7 @@ from ollama_bridge.errors import (
     RequestRejectedError,
 )
 from ollama_bridge.inspection import verify
+from ollama_bridge.publishing.retrieval import pull_through_daemon
 from ollama_bridge.reference import (
     NOISE_DIFFERENCE_KEY,
     NOISE_MEAN_KL_KEY,
@@ -32,7 +32,7 @@ from ollama_bridge.reference import (
     TokenScore,
 )
 from ollama_bridge.reporting import Event, NullReporter, Progress
-from ollama_bridge.retrieval import pull_through_daemon
+from ollama_bridge.storage.artifacts import Checkpoint, Manifest, Work
 from ollama_bridge.verification import type_of, verify_tag
 from ollama_bridge.verify.certificate import Certificate
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from fakes.listening import Listener
 
-from ollama_bridge import papers
-from ollama_bridge.card import model_card
 from ollama_bridge.client import ModelDetails
-from ollama_bridge.papers import CARD_NAME, write_card
-from ollama_bridge.provenance import Provenance
+from ollama_bridge.publishing import papers
+from ollama_bridge.publishing.card import model_card
+from ollama_bridge.publishing.papers import CARD_NAME, write_card
+from ollama_bridge.publishing.provenance import Provenance
 from ollama_bridge.reporting import Note
 
 

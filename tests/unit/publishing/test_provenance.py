@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from ollama_bridge.artifacts import Manifest, Work
-from ollama_bridge.card import model_card
 from ollama_bridge.client import ModelDetails
-from ollama_bridge.drafts import open_draft
 from ollama_bridge.errors import ConfigError
-from ollama_bridge.provenance import Made, Provenance, find_provenance
+from ollama_bridge.publishing.card import model_card
+from ollama_bridge.publishing.provenance import Made, Provenance, find_provenance
+from ollama_bridge.storage.artifacts import Manifest, Work
+from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.verify.certificate import Certificate, Check
 
 TAG_DIGEST = "d" * 64

@@ -10,8 +10,8 @@ from fakes.daemon import FakeDaemon
 from fakes.registry import REFERENCE, MemoryRegistry, layer_of, manifest_of
 
 from ollama_bridge.errors import DaemonError
-from ollama_bridge.provenance import Provenance
-from ollama_bridge.publication import Publication, publish
+from ollama_bridge.publishing.provenance import Provenance
+from ollama_bridge.publishing.publication import Publication, publish
 from ollama_bridge.registry.attachments import Kind, attach, media_type_of
 from ollama_bridge.registry.manifest import Manifest, digest_bytes, parse_manifest
 from ollama_bridge.registry.upload import Blob
@@ -60,7 +60,8 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stored]:
     with FakeDaemon() as daemon:
         found = Stored(daemon, tmp_path / "store")
         monkeypatch.setattr(
-            "ollama_bridge.publication.RegistrySession", lambda *_, **__: found.registry.session()
+            "ollama_bridge.publishing.publication.RegistrySession",
+            lambda *_, **__: found.registry.session(),
         )
         yield found
 
@@ -114,11 +115,13 @@ def test_a_tag_that_is_made_anew_meanwhile(stored: Stored, monkeypatch: pytest.M
         stored.hold(manifest_of(b"GGUF others", CONFIG), [b"GGUF others", CONFIG])
         return Provenance()
 
-    monkeypatch.setattr("ollama_bridge.publication.find_provenance", find)
+    monkeypatch.setattr("ollama_bridge.publishing.publication.find_provenance", find)
     with pytest.raises(DaemonError, match="was replaced while"):
         stored.publish()
     assert not stored.registry.asked
-    monkeypatch.setattr("ollama_bridge.publication.find_provenance", lambda *_, **__: Provenance())
+    monkeypatch.setattr(
+        "ollama_bridge.publishing.publication.find_provenance", lambda *_, **__: Provenance()
+    )
     stored.publish()
 
 

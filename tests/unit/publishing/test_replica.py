@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ollama_bridge.artifacts import Work
 from ollama_bridge.client import ModelDetails
-from ollama_bridge.drafts import open_draft
-from ollama_bridge.provenance import Made, Provenance
-from ollama_bridge.replica import rebuild
+from ollama_bridge.publishing.provenance import Made, Provenance
+from ollama_bridge.publishing.replica import rebuild
+from ollama_bridge.storage.artifacts import Work
+from ollama_bridge.storage.drafts import open_draft
 
 WEIGHTS = b"GGUF weights"
 DIGEST = f"sha256:{hashlib.sha256(WEIGHTS).hexdigest()}"

@@ -25,14 +25,14 @@ from ollama_bridge.errors import (
     RegistryContentError,
     RegistryError,
 )
-from ollama_bridge.packaging import package
-from ollama_bridge.publication import check_publication, publish
+from ollama_bridge.packaging.package import package
+from ollama_bridge.publishing.publication import check_publication, publish
+from ollama_bridge.publishing.retrieval import Pulled, pull, pull_through_daemon
 from ollama_bridge.reference import REFERENCE_KEY
 from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.manifest import CONFIG_TYPE, LICENSE_TYPE, Layer, Manifest, digest_bytes
 from ollama_bridge.registry.session import RegistrySession
 from ollama_bridge.reporting import Event, Note, NullReporter, Progress
-from ollama_bridge.retrieval import Pulled, pull, pull_through_daemon
 
 
 def test_the_front_knows_one_manifest() -> None:
@@ -57,7 +57,7 @@ def test_a_daemon_in_a_container_is_said_before_anything_is_fetched(
         layer_of(b"{}", CONFIG_TYPE), (registry.store(b"weights"),)
     ).to_bytes()
     monkeypatch.setattr(
-        "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()
+        "ollama_bridge.publishing.retrieval.RegistrySession", lambda *_, **__: registry.session()
     )
     refused = [{"error": "dial tcp 127.0.0.1:1: connect: connection refused"}]
     with FakeDaemon(contained=True, statuses=refused) as daemon:
@@ -186,7 +186,7 @@ def unprovable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Puller]:
     manifest = Manifest(layer_of(config, CONFIG_TYPE), (layer_of(card, LICENSE_TYPE),))
     registry.manifests["1"] = manifest.to_bytes()
     monkeypatch.setattr(
-        "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()
+        "ollama_bridge.publishing.retrieval.RegistrySession", lambda *_, **__: registry.session()
     )
     with Puller(models={"mine:latest": "e" * 64}, shown=UNPROVABLE) as daemon:
         yield daemon
@@ -330,7 +330,7 @@ def test_a_first_pull_has_no_tag_until_it_is_proven(
     unprovable: Puller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the daemon fetches, and the proof is stopped."""
-    monkeypatch.setattr("ollama_bridge.pull_proof.verify_tag", interrupt)
+    monkeypatch.setattr("ollama_bridge.publishing.pull_proof.verify_tag", interrupt)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             pull_through_daemon("another:latest", verify=True, host=unprovable.host)
@@ -395,7 +395,7 @@ def test_who_stops_the_proof_need_not_fetch_again(
 ) -> None:
     """Files without a name are dropped by the daemon; the old model has its tag all the same."""
     with monkeypatch.context() as patch:
-        patch.setattr("ollama_bridge.pull_proof.verify_tag", interrupt)
+        patch.setattr("ollama_bridge.publishing.pull_proof.verify_tag", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fetch(str(REFERENCE), tag="mine", verify=True, host=unprovable.host)
     assert unprovable.models.pop("mine:latest") == "e" * 64
@@ -423,7 +423,7 @@ def test_the_same_weights_of_a_tag_that_was_published_anew(
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()
+        "ollama_bridge.publishing.retrieval.RegistrySession", lambda *_, **__: registry.session()
     )
     with FakeDaemon() as daemon:
         publish_with(others[0])
@@ -455,7 +455,7 @@ def test_a_hostile_gguf_is_not_given_to_the_daemon(
     manifest = Manifest(layer_of(config, CONFIG_TYPE), tuple(layers))
     registry.manifests["1"] = manifest.to_bytes()
     monkeypatch.setattr(
-        "ollama_bridge.retrieval.RegistrySession", lambda *_, **__: registry.session()
+        "ollama_bridge.publishing.retrieval.RegistrySession", lambda *_, **__: registry.session()
     )
     with FakeDaemon() as daemon, pytest.raises(RegistryContentError, match="hostile GGUF"):
         pull(str(REFERENCE), host=daemon.host)
@@ -476,7 +476,7 @@ def test_who_was_shown_the_credentials_is_told(
         )
     )
     monkeypatch.setattr(
-        "ollama_bridge.retrieval.RegistrySession",
+        "ollama_bridge.publishing.retrieval.RegistrySession",
         lambda _, *, credentials, **__: registry.session(credentials=credentials),
     )
     notes: list[str] = []

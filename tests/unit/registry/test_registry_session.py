@@ -20,7 +20,7 @@ import httpx
 import pytest
 from fakes.registry import QUICK, REFERENCE, asks_for, refusal, token_reply
 
-from ollama_bridge.client.deadlines import bound
+from ollama_bridge.client.wire.deadlines import bound
 from ollama_bridge.errors import OllamaBridgeError, RegistryBusyError, RegistryError
 from ollama_bridge.registry.credentials import Credentials
 from ollama_bridge.registry.reference import RegistryReference

@@ -14,17 +14,17 @@ from fakes.trainable import LABELS, SYSTEM, commit, corpus_of, sentiment_example
 from ollama_bridge.alignment import Side
 from ollama_bridge.alignment.positions import HOLE, match_positions
 from ollama_bridge.alignment.vocabulary import read_vocabulary
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSection
-from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.encoding.encode import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.catalogue import list_stores
 from ollama_bridge.label_store.info import read_info, row_key
+from ollama_bridge.label_store.labels import SampledTargets, SoftTargets
 from ollama_bridge.label_store.reader import LabelReader
-from ollama_bridge.labels import SampledTargets, SoftTargets
-from ollama_bridge.models.forward import CausalModel, vocabulary_logits
+from ollama_bridge.models.compute.forward import CausalModel, vocabulary_logits
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.recipe.config import DistillSection, SoftLabelsSection, StudentSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher import carried as carried_module
 from ollama_bridge.teacher.carried import Carried
 from ollama_bridge.teacher.local import label

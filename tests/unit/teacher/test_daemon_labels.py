@@ -15,23 +15,23 @@ from fakes.listening import Listener
 from fakes.models import build_tiny_tokenizer
 from fakes.trainable import SPLITS, corpus_of, tiny_base
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.client import Reply
-from ollama_bridge.client.records import reply_from_record
-from ollama_bridge.config import SoftLabelsSection, TeacherSection
-from ollama_bridge.encoding import encode
+from ollama_bridge.client.jobs.records import reply_from_record
+from ollama_bridge.encoding.encode import encode
 from ollama_bridge.errors import DaemonError, ModelNotFoundError
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
 from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.labels import SoftTargets
 from ollama_bridge.label_store.reader import LabelReader
-from ollama_bridge.labels import SoftTargets
+from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher import scoring, turns
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
 from ollama_bridge.teacher.named_targets import soft_targets
 from ollama_bridge.teacher.respondent import in_daemons
-from ollama_bridge.train.losses import cross_entropy
+from ollama_bridge.train.losses.vocabulary import cross_entropy
 
 TOKENIZER = build_tiny_tokenizer()
 END = TOKENIZER.eos_token_id

@@ -15,9 +15,7 @@ from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
 from fakes.listening import Listener
 from fakes.trainable import SPLITS, corpus_of
 
-from ollama_bridge.artifacts import Corpus
 from ollama_bridge.client import Client
-from ollama_bridge.config import TeacherSection, load_recipe
 from ollama_bridge.errors import (
     ConfigError,
     DaemonError,
@@ -26,6 +24,8 @@ from ollama_bridge.errors import (
     RequestRejectedError,
 )
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.recipe.config import TeacherSection, load_recipe
+from ollama_bridge.storage.artifacts import Corpus
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.respondent import find_or_recall, find_respondent, in_daemons
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_bridge.client.batch_log import BatchLog
+from ollama_bridge.client.jobs.batch_log import BatchLog
 from ollama_bridge.teacher.replies import read_tagged
 
 LINES = [

@@ -13,14 +13,14 @@ from fakes.models import build_tiny_tokenizer
 from fakes.sentencepiece import CHAT_TEMPLATE, build_sentencepiece
 from fakes.trainable import SPLITS, commit, corpus_of
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import SoftLabelsSection, TeacherSection
-from ollama_bridge.encoding import Tokenizer, encode
+from ollama_bridge.encoding.encode import Tokenizer, encode
 from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.labels import SoftTargets
 from ollama_bridge.label_store.reader import LabelReader
-from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
 from ollama_bridge.teacher.respondent import in_daemons

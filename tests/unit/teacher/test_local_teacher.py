@@ -14,24 +14,24 @@ from fakes.listening import Listener
 from fakes.memory import OUT_OF_MEMORY
 from fakes.trainable import tiny_base, tiny_corpus
 
-from ollama_bridge import drafts
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.batches import Batch
-from ollama_bridge.config import SoftLabelsSection
 from ollama_bridge.digests import digest_file
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding.batches import Batch
+from ollama_bridge.encoding.encode import encode_split
 from ollama_bridge.errors import DataError, ModelError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.catalogue import list_stores
 from ollama_bridge.label_store.info import INFO_NAME, read_info, row_key
+from ollama_bridge.label_store.labels import SampledTargets, SoftTargets
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.label_store.segments import DIGESTS_NAME, LABELS_NAME, ROWS_NAME
-from ollama_bridge.labels import SampledTargets, SoftTargets
-from ollama_bridge.models import memory, precision
-from ollama_bridge.models.forward import States, run_decoder
+from ollama_bridge.models.compute import memory, precision
+from ollama_bridge.models.compute.forward import States, run_decoder
+from ollama_bridge.models.compute.precision import DTypeChoice
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.precision import DTypeChoice
+from ollama_bridge.recipe.config import SoftLabelsSection
 from ollama_bridge.reporting import Note, Progress, StageReused
+from ollama_bridge.storage import drafts
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher import local
 from ollama_bridge.teacher.local import label
 
@@ -304,9 +304,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import SoftLabelsSection
-from ollama_bridge.models.precision import DTypeChoice
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
+from ollama_bridge.recipe.config import SoftLabelsSection
+from ollama_bridge.models.compute.precision import DTypeChoice
 from ollama_bridge.reporting import Progress
 from ollama_bridge.teacher import local
 

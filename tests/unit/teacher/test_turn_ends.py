@@ -14,16 +14,16 @@ from fakes.models import CHAT_TEMPLATE
 from fakes.trainable import SPLITS, commit, corpus_of, sentiment_examples
 from fakes.turn_ends import MANNERS, build_speaker
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import SoftLabelsSection
-from ollama_bridge.encoding import EncodedExample, encode_split, tokenizer_digest
-from ollama_bridge.end_keys import key_of_ends
+from ollama_bridge.encoding.encode import EncodedExample, encode_split, tokenizer_digest
+from ollama_bridge.encoding.end_keys import key_of_ends
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.label_store.info import row_key
+from ollama_bridge.label_store.labels import SoftTargets
 from ollama_bridge.label_store.reader import LabelReader
-from ollama_bridge.labels import SoftTargets
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.recipe.config import SoftLabelsSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher.local import label
 
 WHOLE = SoftLabelsSection(top_k=384)

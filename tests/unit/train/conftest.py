@@ -12,8 +12,8 @@ from fakes.models import build_tiny_checkpoint
 from fakes.trainable import commit, tiny_base, tiny_corpus
 from torch import distributed
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import SoftLabelsSection
+from ollama_bridge.recipe.config import SoftLabelsSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train import material
 

@@ -14,14 +14,14 @@ import torch
 from fakes.models import build_tiny_model
 from torch import distributed
 
-from ollama_bridge.artifacts import Corpus
-from ollama_bridge.config import OptimizerSection, StudentSection
-from ollama_bridge.models.forward import CausalModel
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.compute.forward import CausalModel
+from ollama_bridge.models.compute.precision import Precision
+from ollama_bridge.recipe.config import OptimizerSection, StudentSection
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.storage.artifacts import Corpus
 from ollama_bridge.train.loop import train
+from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.material import load_material
-from ollama_bridge.train.objective import Objective
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.ranks import joined
 from ollama_bridge.train.student import cut_student

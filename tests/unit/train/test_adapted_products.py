@@ -10,7 +10,7 @@ import torch
 from fakes.models import build_tiny_model
 from torch import nn
 
-from ollama_bridge.config import LoraSection
+from ollama_bridge.recipe.config import LoraSection
 from ollama_bridge.train.adapted_products import adapted_product, one_function_each
 from ollama_bridge.train.lora import add_lora
 from ollama_bridge.train.optimizer import trainable_parameters

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.train.attention_losses import attention_error, attention_kl, match_heads
+from ollama_bridge.train.losses.attention import attention_error, attention_kl, match_heads
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LOSSES = (attention_kl, attention_error)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ollama_bridge.models.head import VocabularyHead
-from ollama_bridge.train import chunked
-from ollama_bridge.train.chunked import chunked_losses, chunks
-from ollama_bridge.train.losses import cross_entropy, jensen_shannon, kl_forward
+from ollama_bridge.models.compute.head import VocabularyHead
+from ollama_bridge.train.losses import chunked
+from ollama_bridge.train.losses.chunked import chunked_losses, chunks
+from ollama_bridge.train.losses.vocabulary import cross_entropy, jensen_shannon, kl_forward
 
 POSITIONS, WIDTH, VOCABULARY = 37, 8, 50
 

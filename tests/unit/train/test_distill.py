@@ -20,12 +20,12 @@ from fakes.trainable import (
     weights_of,
 )
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, SoftLabelsSection, StudentSection
 from ollama_bridge.errors import ConfigError, ModelError, TrainingError
-from ollama_bridge.models import memory
+from ollama_bridge.models.compute import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.recipe.config import DistillSection, SoftLabelsSection, StudentSection
 from ollama_bridge.reporting import StageReused
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train import distill as module
 from ollama_bridge.train.distill import distill

@@ -14,13 +14,13 @@ from fakes.models import build_tiny_checkpoint, build_tiny_model
 from fakes.trainable import SYSTEM, commit, log_of, weights_of
 from safetensors.torch import load_file
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import ConfigError, ModelError, TrainingError
-from ollama_bridge.models import memory
+from ollama_bridge.models.compute import memory
+from ollama_bridge.models.compute.precision import choose_precision
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.precision import choose_precision
 from ollama_bridge.models.pruning.vocabulary import trim_tokenizer
+from ollama_bridge.recipe.config import DistillSection, StudentSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.live_teacher import LiveTeacher, check_same_tokens, load_live_teacher
@@ -112,7 +112,7 @@ class TestLive:
         self, base: Checkpoint, corpus: Corpus, tmp_path: Path
     ) -> None:
         """With k = V, the live teacher gives the loss of the stored one, to float16's rounding."""
-        from ollama_bridge.config import SoftLabelsSection
+        from ollama_bridge.recipe.config import SoftLabelsSection
         from ollama_bridge.teacher.local import label
 
         section = SoftLabelsSection(top_k=384)

@@ -18,17 +18,17 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import DistillSection, LoraSection, TuneSection
 from ollama_bridge.errors import ConfigError, ModelError, TrainingError
-from ollama_bridge.models import memory
+from ollama_bridge.models.compute import memory
+from ollama_bridge.models.compute.precision import DTypeChoice
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.precision import DTypeChoice
-from ollama_bridge.models.reference_values import with_reference_values, write_reference_values
+from ollama_bridge.models.reference.values import with_reference_values, write_reference_values
 from ollama_bridge.models.safety import read_config
-from ollama_bridge.models.stored import count_parameters
+from ollama_bridge.models.weights.stored import count_parameters
+from ollama_bridge.recipe.config import DistillSection, LoraSection, TuneSection
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import Event, Progress
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.train import finetune as stage
 from ollama_bridge.train import loop, qlora
 from ollama_bridge.train.finetune import check_tuning, finetune

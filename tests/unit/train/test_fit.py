@@ -12,10 +12,10 @@ from fakes.memory import OUT_OF_MEMORY, hold_until_seen
 from fakes.models import build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.config import OptimizerSection
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.encoding.encode import encode_split
 from ollama_bridge.errors import DiskFullError, TrainingError
+from ollama_bridge.recipe.config import OptimizerSection
 from ollama_bridge.train import fit
 from ollama_bridge.train.fit import Forecast, check_disk, forecast
 from ollama_bridge.train.plan import Plan

@@ -11,10 +11,10 @@ import torch
 from fakes.trainable import SYSTEM
 from torch import nn
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import LoraSection, TuneSection
+from ollama_bridge.models.compute.products import cast_products
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.products import cast_products
+from ollama_bridge.recipe.config import LoraSection, TuneSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.train import finetune as stage
 from ollama_bridge.train.frozen_products import cast_beside_adapters
 from ollama_bridge.train.lora import add_lora

@@ -11,9 +11,9 @@ import pytest
 import torch
 from fakes.trainable import SYSTEM, log_of, weights_of
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, LoraSection, StudentSection, TuneSection
-from ollama_bridge.models import precision
+from ollama_bridge.models.compute import precision
+from ollama_bridge.recipe.config import DistillSection, LoraSection, StudentSection, TuneSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
 

@@ -11,7 +11,7 @@ from fakes.distributions import gradient, logit_pairs
 from hypothesis import given, settings
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.train.hidden_losses import hidden_angle, hidden_error
+from ollama_bridge.train.losses.hidden import hidden_angle, hidden_error
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Naive = Callable[[list[float], list[float]], float]

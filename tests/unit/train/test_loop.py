@@ -18,18 +18,18 @@ from fakes.trainable import sentiment_examples
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.config import EarlyStoppingSection, LoraSection, OptimizerSection
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding.batches import Batch, Batches
+from ollama_bridge.encoding.encode import encode_split
 from ollama_bridge.errors import ArtifactError, DiskFullError, TrainingError
-from ollama_bridge.labels import Targets
-from ollama_bridge.models.precision import Precision, random_numbers_aside
+from ollama_bridge.label_store.labels import Targets
+from ollama_bridge.models.compute.precision import Precision, random_numbers_aside
+from ollama_bridge.recipe.config import EarlyStoppingSection, LoraSection, OptimizerSection
 from ollama_bridge.reporting import Metric, Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.fit import Forecast
 from ollama_bridge.train.loop import Validation, train
 from ollama_bridge.train.lora import add_lora, merge_lora
-from ollama_bridge.train.objective import Losses, Objective
+from ollama_bridge.train.losses.objective import Losses, Objective
 from ollama_bridge.train.optimizer import make_optimizer
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import Plan

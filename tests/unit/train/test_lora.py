@@ -8,8 +8,8 @@ import pytest
 import torch
 from fakes.models import build_tiny_model
 
-from ollama_bridge.config import LoraSection
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.recipe.config import LoraSection
 from ollama_bridge.train.lora import Adapter, add_lora, merge_lora
 from ollama_bridge.train.optimizer import trainable_parameters
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.train.losses import (
+from ollama_bridge.train.losses.vocabulary import (
     cross_entropy,
     jensen_shannon,
     kl_forward,

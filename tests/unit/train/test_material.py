@@ -13,11 +13,11 @@ from fakes.listening import Listener
 from fakes.reasoning import build_reasoner
 from fakes.trainable import SPLITS, corpus_of
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import EarlyStoppingSection, OptimizerSection
-from ollama_bridge.encoding import encode
+from ollama_bridge.encoding.encode import encode
 from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.models.load import load_tokenizer
+from ollama_bridge.recipe.config import EarlyStoppingSection, OptimizerSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.train.material import key_settings, load_material
 
 

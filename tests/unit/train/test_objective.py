@@ -9,11 +9,18 @@ import torch
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.encoding import encode_split
+from ollama_bridge.encoding.batches import Batch, Batches
+from ollama_bridge.encoding.encode import encode_split
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets, Targets, sample_tokens, top_k_with_residual
-from ollama_bridge.loss_sections import (
+from ollama_bridge.label_store.labels import (
+    SoftTargets,
+    Targets,
+    sample_tokens,
+    top_k_with_residual,
+)
+from ollama_bridge.models.compute.forward import run_decoder, vocabulary_logits
+from ollama_bridge.models.pruning.layers import keep_layers
+from ollama_bridge.recipe.losses import (
     AttentionLoss,
     CrossEntropyLoss,
     HiddenLoss,
@@ -25,14 +32,12 @@ from ollama_bridge.loss_sections import (
     UniversalLoss,
     VocabularyLoss,
 )
-from ollama_bridge.models.forward import run_decoder, vocabulary_logits
-from ollama_bridge.models.pruning.layers import keep_layers
-from ollama_bridge.train import chunked
-from ollama_bridge.train import losses as functions
-from ollama_bridge.train.layer_terms import LayerTerm, hidden_goals
 from ollama_bridge.train.live_teacher import LiveTeacher
-from ollama_bridge.train.objective import Objective
-from ollama_bridge.train.projections import Projections
+from ollama_bridge.train.losses import chunked
+from ollama_bridge.train.losses import vocabulary as functions
+from ollama_bridge.train.losses.layer_terms import LayerTerm, hidden_goals
+from ollama_bridge.train.losses.objective import Objective
+from ollama_bridge.train.losses.projections import Projections
 
 HIDDEN = LayerTerm(HiddenLoss(weight=0.5), ((1, 1), (2, 2)))
 ATTENTION = LayerTerm(AttentionLoss(weight=0.25), ((1, 1),))

@@ -15,16 +15,16 @@ from fakes.listening import KilledError, Listener
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import LABELS, SYSTEM, log_of, sentiment_examples
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import DistillSection, StudentSection
-from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.encoding.encode import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.compute.precision import Precision
+from ollama_bridge.recipe.config import DistillSection, StudentSection
 from ollama_bridge.reporting import Progress
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.live_teacher import LiveTeacher
-from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.on_policy import Buffer, OnPolicy
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks

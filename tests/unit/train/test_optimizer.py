@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.recipe.config import OptimizerSection
 from ollama_bridge.train.optimizer import lr_at, make_optimizer, trainable_parameters
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ollama_bridge.config import OptimizerSection
 from ollama_bridge.errors import ArtifactError, ConfigError
-from ollama_bridge.models import memory
-from ollama_bridge.models import precision as module
-from ollama_bridge.models.precision import choose_precision, pinned_precision
+from ollama_bridge.models.compute import memory
+from ollama_bridge.models.compute import precision as module
+from ollama_bridge.models.compute.precision import choose_precision, pinned_precision
+from ollama_bridge.recipe.config import OptimizerSection
 from ollama_bridge.train.plan import less_memory
 
 
@@ -134,7 +134,7 @@ def test_damaged_pin_is_an_error(tmp_path: Path, text: str) -> None:
 
 _PRODUCTS = """
 import torch
-from ollama_bridge.models.precision import choose_precision
+from ollama_bridge.models.compute.precision import choose_precision
 choose_precision("bfloat16")
 weight = torch.ones(64, 64, dtype=torch.bfloat16)
 for rows in [*range(100, 200), 100]:

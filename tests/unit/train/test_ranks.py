@@ -18,17 +18,17 @@ from fakes.models import build_tiny_model
 from fakes.processes import words_of
 from fakes.trainable import LABELS, SYSTEM, log_of, weights_of
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, StudentSection, TuneSection
 from ollama_bridge.errors import ConfigError, ModelError
-from ollama_bridge.models import memory
-from ollama_bridge.models.precision import Precision, choose_precision
+from ollama_bridge.models.compute import memory
+from ollama_bridge.models.compute.precision import Precision, choose_precision
 from ollama_bridge.models.safety import read_config
-from ollama_bridge.models.stored import count_parameters
+from ollama_bridge.models.weights.stored import count_parameters
+from ollama_bridge.recipe.config import DistillSection, StudentSection, TuneSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.train import ranks
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
-from ollama_bridge.train.objective import Objective
+from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.state import STATE_NAME, load_position
 

@@ -13,18 +13,18 @@ from fakes.trainable import LABELS, SYSTEM, commit, scores_of
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
 from ollama_bridge.build_checks import check_start
-from ollama_bridge.config import Recipe, load_recipe
 from ollama_bridge.conversion import convert
-from ollama_bridge.encoding import encode
+from ollama_bridge.encoding.encode import encode
 from ollama_bridge.evaluation.run import evaluate
 from ollama_bridge.examples import read_examples
+from ollama_bridge.models.compute.memory import BESIDE_WEIGHTS
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.memory import BESIDE_WEIGHTS
-from ollama_bridge.models.reference_values import with_reference_values
+from ollama_bridge.models.reference.values import with_reference_values
+from ollama_bridge.recipe.config import Recipe, load_recipe
 from ollama_bridge.rendering import render
 from ollama_bridge.reporting import NullReporter
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.teacher.local import label
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune

@@ -16,9 +16,9 @@ from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 from transformers import LlamaForCausalLM
 
-from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.encoding.encode import EncodedExample, encode_split
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.models.load import load_model
-from ollama_bridge.models.precision import Precision
 from ollama_bridge.train import rollouts
 from ollama_bridge.train.rollouts import Rollout, Sampling, draw, prompt_of, roll_out
 

@@ -25,8 +25,16 @@ from fakes.trainable import (
 from fakes.turn_ends import build_speaker
 from transformers.utils import chat_template_utils
 
-from ollama_bridge.artifacts import Artifact, Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import (
+from ollama_bridge.encoding.encode import encode_split
+from ollama_bridge.encoding.row_dates import clock_of, key_of_dates
+from ollama_bridge.encoding.turn_texts import render_turns
+from ollama_bridge.evaluation.reply import Answer, write_greedily
+from ollama_bridge.evaluation.run import evaluate
+from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.label_store.segments import LABELS_NAME, ROWS_NAME
+from ollama_bridge.models.compute.precision import Precision
+from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.recipe.config import (
     DistillSection,
     EvaluateSection,
     SoftLabelsSection,
@@ -35,16 +43,9 @@ from ollama_bridge.config import (
     TeacherSection,
     TuneSection,
 )
-from ollama_bridge.encoding import encode_split
-from ollama_bridge.evaluation.reply import Answer, write_greedily
-from ollama_bridge.evaluation.run import evaluate
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
-from ollama_bridge.label_store.segments import LABELS_NAME, ROWS_NAME
-from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.models.precision import Precision
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import NullReporter, StageReused
-from ollama_bridge.row_dates import clock_of, key_of_dates
+from ollama_bridge.storage.artifacts import Artifact, Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.daemon_labels import label_by_daemon
 from ollama_bridge.teacher.local import label
@@ -52,7 +53,6 @@ from ollama_bridge.teacher.respondent import in_daemons
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
-from ollama_bridge.turn_texts import render_turns
 
 MONDAY, TUESDAY = datetime.datetime(2026, 11, 30, 23), datetime.datetime(2026, 12, 1, 7)
 DATED = ("llama3.2", "smollm3", "granite")

@@ -12,9 +12,9 @@ from fakes.architectures import build_checkpoint
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batch, Batches
-from ollama_bridge.encoding import EncodedSplit, encode_split
-from ollama_bridge.models.forward import (
+from ollama_bridge.encoding.batches import Batch, Batches
+from ollama_bridge.encoding.encode import EncodedSplit, encode_split
+from ollama_bridge.models.compute.forward import (
     activation_checkpointing,
     run_decoder,
     training_attention,

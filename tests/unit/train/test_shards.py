@@ -7,10 +7,10 @@ import torch
 from fakes.models import build_tiny_model, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.encoding import encode_split
-from ollama_bridge.models.forward import activation_checkpointing, attention
-from ollama_bridge.train.objective import Objective
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.encoding.encode import encode_split
+from ollama_bridge.models.compute.forward import activation_checkpointing, attention
+from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.optimizer import trainable_parameters
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.shards import ShardedWeights, Weights

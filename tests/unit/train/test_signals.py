@@ -10,8 +10,8 @@ from fakes.distributions import gradient
 
 from ollama_bridge.label_store.formats import TopKFormat
 from ollama_bridge.label_store.info import StoreInfo
-from ollama_bridge.labels import SoftTargets, top_k_with_residual
-from ollama_bridge.loss_sections import (
+from ollama_bridge.label_store.labels import SoftTargets, top_k_with_residual
+from ollama_bridge.recipe.losses import (
     JensenShannonLoss,
     KLForwardLoss,
     KLReverseLoss,
@@ -21,7 +21,9 @@ from ollama_bridge.loss_sections import (
 )
 from ollama_bridge.teacher.alignment import Distribution
 from ollama_bridge.teacher.named_targets import soft_targets
-from ollama_bridge.train.losses import (
+from ollama_bridge.train.losses.signals import StoredSignal
+from ollama_bridge.train.losses.split_logits import split_logits, teacher_classes
+from ollama_bridge.train.losses.vocabulary import (
     cross_entropy,
     jensen_shannon,
     kl_forward,
@@ -30,10 +32,8 @@ from ollama_bridge.train.losses import (
     kl_skewed_reverse,
     total_variation,
 )
-from ollama_bridge.train.signals import StoredSignal
-from ollama_bridge.train.split_logits import split_logits, teacher_classes
+from ollama_bridge.train.losses.vocabulary_terms import vocabulary_loss
 from ollama_bridge.train.trimmed_targets import into_vocabulary
-from ollama_bridge.train.vocabulary_terms import vocabulary_loss
 
 SIZE, TOP_K = 30, 5
 REVERSE: tuple[VocabularyLoss, ...] = (

@@ -19,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import (
+from ollama_bridge.label_store.labels import (
     NO_MASS_LOGPROB,
     SampledTargets,
     SoftTargets,
     sample_tokens,
     top_k_with_residual,
 )
-from ollama_bridge.loss_sections import KLForwardLoss, KLReverseLoss
+from ollama_bridge.recipe.losses import KLForwardLoss, KLReverseLoss
 from ollama_bridge.teacher.named_targets import soft_targets
-from ollama_bridge.train.losses import cross_entropy, kl_forward
-from ollama_bridge.train.signals import StoredSignal
-from ollama_bridge.train.sparse_losses import kl_sampled
-from ollama_bridge.train.vocabulary_terms import vocabulary_loss
+from ollama_bridge.train.losses.signals import StoredSignal
+from ollama_bridge.train.losses.sparse import kl_sampled
+from ollama_bridge.train.losses.vocabulary import cross_entropy, kl_forward
+from ollama_bridge.train.losses.vocabulary_terms import vocabulary_loss
 
 
 @settings(max_examples=40, deadline=None)

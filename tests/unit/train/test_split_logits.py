@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.labels import SoftTargets, top_k_with_residual
-from ollama_bridge.train.losses import (
+from ollama_bridge.label_store.labels import SoftTargets, top_k_with_residual
+from ollama_bridge.train.losses.split_logits import split_logits, teacher_classes
+from ollama_bridge.train.losses.vocabulary import (
     cross_entropy,
     jensen_shannon,
     kl_forward,
@@ -22,7 +23,6 @@ from ollama_bridge.train.losses import (
     kl_skewed_reverse,
     total_variation,
 )
-from ollama_bridge.train.split_logits import split_logits, teacher_classes
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 DIVERGENCES = (

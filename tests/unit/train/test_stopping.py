@@ -11,16 +11,16 @@ import pytest
 from fakes.models import build_tiny_tokenizer
 from fakes.trainable import LABELS, SYSTEM, corpus_of, sentiment_examples
 
-from ollama_bridge.artifacts import Checkpoint, Corpus
-from ollama_bridge.config import (
+from ollama_bridge.encoding.encode import EncodedExample, encode_split
+from ollama_bridge.errors import TrainingError
+from ollama_bridge.examples import Example, Message
+from ollama_bridge.recipe.config import (
     DistillSection,
     EarlyStoppingSection,
     StudentSection,
     TuneSection,
 )
-from ollama_bridge.encoding import EncodedExample, encode_split
-from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import Example, Message
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.finetune import finetune
 from ollama_bridge.train.state import Position

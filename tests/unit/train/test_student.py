@@ -10,11 +10,11 @@ import torch
 from fakes.trainable import LABELS, SYSTEM, corpus_of, log_of, tiny_base, weights_of
 from pydantic import ValidationError
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, StudentSection
 from ollama_bridge.errors import ArtifactError, ConfigError, TrainingError
 from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.models.load import load_model, load_tokenizer
+from ollama_bridge.recipe.config import DistillSection, StudentSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.train import student as module
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
 from ollama_bridge.train.distill import distill

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from fakes.listening import Listener
 
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, OnPolicySection, StudentSection
+from ollama_bridge.recipe.config import DistillSection, OnPolicySection, StudentSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.result import LOG_NAME
 
@@ -20,8 +20,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from ollama_bridge.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.config import DistillSection, OnPolicySection, StudentSection
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.recipe.config import DistillSection, OnPolicySection, StudentSection
 from ollama_bridge.reporting import Progress
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill

@@ -7,7 +7,7 @@ from fakes.distributions import stored_kl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.labels import SoftTargets, top_k_with_residual
+from ollama_bridge.label_store.labels import SoftTargets, top_k_with_residual
 from ollama_bridge.train.trimmed_targets import into_vocabulary
 
 SIZE = 12

@@ -10,13 +10,13 @@ import torch
 from fakes.models import build_tiny_model, build_tiny_model_of_twins, build_tiny_tokenizer
 from fakes.trainable import sentiment_examples
 
-from ollama_bridge.batches import Batches
-from ollama_bridge.encoding import EncodedExample, encode_split
+from ollama_bridge.encoding.batches import Batches
+from ollama_bridge.encoding.encode import EncodedExample, encode_split
 from ollama_bridge.evaluation.metrics import score
 from ollama_bridge.examples import Example, Message
-from ollama_bridge.models.forward import run_decoder
-from ollama_bridge.models.head import VocabularyHead
-from ollama_bridge.models.precision import Precision
+from ollama_bridge.models.compute.forward import run_decoder
+from ollama_bridge.models.compute.head import VocabularyHead
+from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.train.stopping import answers_of_task, score_of_task
 from ollama_bridge.train.validation import Validator
 

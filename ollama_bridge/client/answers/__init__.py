@@ -1,0 +1,1 @@
+"""From the lines of a reply to an answer: complete, or an error that says why not."""

@@ -1,0 +1,1 @@
+"""Many questions to one or more daemons, each answer committed once."""

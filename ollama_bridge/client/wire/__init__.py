@@ -1,0 +1,1 @@
+"""HTTP to a daemon: addresses, connections, time limits, bodies, and what is refused."""

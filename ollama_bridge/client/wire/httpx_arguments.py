@@ -1,0 +1,61 @@
+"""Arguments that a caller wrote for httpx, as our own clients take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from ollama_bridge.client.wire.exchange import Timeouts
+from ollama_bridge.client.wire.transport import LIMITS
+
+# As httpx, and so ollama-python: with more than 512 waiting, a daemon refuses some.
+_AT_ONCE = 100
+
+
+def kept_safe(kwargs: Mapping[str, Any], *, trust_env: bool = True) -> dict[str, Any]:
+    """Arguments of httpx: what is not said is as our own client has it.
+
+    Args:
+        trust_env: Whether proxies of the environment count: not between us and our own machine.
+    """
+    safe = {"follow_redirects": False, "trust_env": trust_env} | dict(kwargs)
+    if safe.get("timeout") is None:  # of what does not go to the daemon
+        safe["timeout"] = 60.0
+    return safe
+
+
+def unbounded(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """Take the bound of connections out, so that it is kept by a transport of ours.
+
+    Httpx would count what a question, which holds a connection, has asked beside it.
+
+    Returns:
+        The others, and the bound; None: there is none, or a transport of the caller's keeps it.
+    """
+    if "transport" in kwargs:
+        return dict(kwargs), None
+    limits: httpx.Limits | None = kwargs.get("limits")
+    if limits is None:
+        return {**kwargs, "limits": LIMITS}, _AT_ONCE
+    free = httpx.Limits(
+        max_keepalive_connections=limits.max_keepalive_connections,
+        keepalive_expiry=limits.keepalive_expiry,
+    )
+    return {**kwargs, "limits": free}, limits.max_connections
+
+
+def timeouts_of(timeout: Any) -> Timeouts:
+    """Httpx's timeout, which bounds every silence, as limits of ours; None is not for ever."""
+    if timeout is None:
+        return Timeouts()
+    found = httpx.Timeout(timeout)
+    defaults = Timeouts()
+    return Timeouts(
+        connect_s=found.connect or defaults.connect_s,
+        load_s=0.0 if found.read else defaults.load_s,
+        first_token_s=found.read or defaults.first_token_s,
+        between_tokens_s=found.read or defaults.between_tokens_s,
+        total_s=max(defaults.total_s, found.read or 0.0),
+    )

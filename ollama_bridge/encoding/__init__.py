@@ -1,0 +1,1 @@
+"""Chat examples as token ids, in batches, with the positions that are to be learnt."""

@@ -1,0 +1,1 @@
+"""How a decoder is computed: passes, precision, memory, and parts that are one function."""

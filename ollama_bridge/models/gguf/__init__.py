@@ -1,0 +1,1 @@
+"""GGUF files as they are: read, decoded, and the names of their pre-tokenizers."""

@@ -1,0 +1,1 @@
+"""From a model reference to a checkpoint on disk, which remembers where it comes from."""

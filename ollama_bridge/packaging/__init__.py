@@ -1,0 +1,1 @@
+"""A checkpoint, made here or elsewhere, becomes a proven tag."""

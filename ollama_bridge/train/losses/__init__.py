@@ -1,0 +1,1 @@
+"""Every loss, and the weighted sum of them that a step minimises."""
