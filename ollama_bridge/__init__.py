@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ollama_bridge.data.prepare import prepare
     from ollama_bridge.errors import OllamaBridgeError
     from ollama_bridge.evaluation.run import evaluate
+    from ollama_bridge.models.sources.resolve import resolve_model
+    from ollama_bridge.packaged_teacher import provide_teacher
     from ollama_bridge.packaging.package import package
     from ollama_bridge.pipeline import build
     from ollama_bridge.publishing.publication import publish
@@ -47,10 +49,12 @@ __all__ = [
     "load_recipe",
     "package",
     "prepare",
+    "provide_teacher",
     "publish",
     "pull",
     "register",
     "render",
+    "resolve_model",
     "verify_tag",
 ]
 
@@ -73,10 +77,12 @@ _HOMES = {
     "load_recipe": "recipe.config",
     "package": "packaging.package",
     "prepare": "data.prepare",
+    "provide_teacher": "packaged_teacher",
     "publish": "publishing.publication",
     "pull": "publishing.retrieval",
     "register": "registration",
     "render": "rendering",
+    "resolve_model": "models.sources.resolve",
     "verify_tag": "verification",
 }
 
