@@ -10,7 +10,6 @@ TRAIN_PACKAGES = (
     "torch",
     "transformers",
     "peft",
-    "sklearn",
     "gguf",
     "safetensors",
     "tokenizers",

@@ -217,7 +217,7 @@ def test_light_parts_load_no_torch(part: str) -> None:
     module = f"ollama_bridge.{part}".rstrip(".")
     code = (
         f"import sys, {module}; "
-        "print([m for m in ('torch', 'transformers', 'sklearn', 'peft') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
