@@ -193,11 +193,10 @@ def _with_adapter(certificate: Certificate) -> Certificate:
     failure = certificate.first_failure
     if failure is None or (failure.name, failure.layer) != (LOG_PROBABILITIES, "tensor"):
         return certificate
-    named = Check(
-        name=ADAPTER,
-        layer="tensor",
-        passed=False,
-        difference="the tag has an ADAPTER, with which its file answers otherwise than its "
+    named = Check.of(
+        ADAPTER,
+        "tensor",
+        "the tag has an ADAPTER, with which its file answers otherwise than its "
         f"checkpoint: {failure.difference}",
     )
     return _with_checks(certificate, (named,), before=LOG_PROBABILITIES)
@@ -282,13 +281,7 @@ def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Cer
 
 def _file_check(name: str, problems: Sequence[str], numbers: dict[str, float | int | str]) -> Check:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return Check(
-        name=name,
-        layer="tensor",
-        passed=not problems,
-        numbers=numbers,
-        difference=f"{problems[0]}{more}" if problems else None,
-    )
+    return Check.of(name, "tensor", f"{problems[0]}{more}" if problems else None, numbers)
 
 
 def _check_attachments(client: Client, tag: str) -> Check | None:
@@ -306,12 +299,11 @@ def _check_attachments(client: Client, tag: str) -> Check | None:
         difference = f"{' and '.join(strangers)} of another model" if strangers else None
     except ArtifactError as error:
         difference = error.message
-    return Check(
-        name="card, certificate, lineage",
-        layer="provenance",
-        passed=difference is None,
-        numbers={"layers": len(manifest.own_layers())},
-        difference=difference,
+    return Check.of(
+        "card, certificate, lineage",
+        "provenance",
+        difference,
+        {"layers": len(manifest.own_layers())},
     )
 
 

@@ -16,6 +16,7 @@ from ollama_bridge.errors import ArtifactError, ParityError
 # In the order in which a difference of one explains differences of the next.
 LAYERS = ("template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance")
 Layer = Literal["template", "tokenizer", "tensor", "rounding", "stop", "sampling", "provenance"]
+Numbers = dict[str, float | int | str]
 # The checks that compare them.
 LOG_PROBABILITIES, PARAMETERS = "log-probabilities", "parameters"
 MESSAGES, ADAPTER = "MESSAGE", "ADAPTER"
@@ -88,8 +89,18 @@ class Check(BaseModel):
     name: str
     layer: Layer
     passed: bool
-    numbers: dict[str, float | int | str] = Field(default_factory=dict)
+    numbers: Numbers = Field(default_factory=dict)
     difference: str | None = None
+
+    @classmethod
+    def of(
+        cls, name: str, layer: Layer, difference: str | None, numbers: Numbers | None = None
+    ) -> Check:
+        """One that passed if there is no difference."""
+        passed = difference is None
+        return cls(
+            name=name, layer=layer, passed=passed, numbers=numbers or {}, difference=difference
+        )
 
 
 class Certificate(BaseModel):

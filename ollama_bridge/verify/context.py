@@ -41,10 +41,4 @@ def check_context(tag: str, reference: ReferenceValues, metadata: Mapping[str, A
                 layer="tensor",
                 hint="convert the checkpoint again: ollama-bridge package CHECKPOINT TAG",
             )
-    return Check(
-        name=CONTEXT_LENGTH,
-        layer="tensor",
-        passed=difference is None,
-        numbers={"tokens_of_context": wanted},
-        difference=difference,
-    )
+    return Check.of(CONTEXT_LENGTH, "tensor", difference, {"tokens_of_context": wanted})

@@ -228,12 +228,8 @@ class _Run:
                     "; but its type's rounding alone moves this checkpoint further than a proof "
                     "may allow, so it cannot be told whether a tensor is wrong"
                 )
-        return Check(
-            name=LOG_PROBABILITIES,
-            layer="rounding" if is_rounding else "tensor",
-            passed=passed,
-            numbers=numbers,
-            difference=difference,
+        return Check.of(
+            LOG_PROBABILITIES, "rounding" if is_rounding else "tensor", difference, numbers
         )
 
     def check_ends(self) -> Check:
@@ -256,13 +252,7 @@ class _Run:
                     f"after the answer {answer.name!r} the daemon goes on instead of ending "
                     f"(done_reason {reply.done_reason!r}): its end token is not the checkpoint's"
                 )
-        return Check(
-            name="end of an answer",
-            layer="stop",
-            passed=first is None,
-            numbers={"ends_tried": tried},
-            difference=first,
-        )
+        return Check.of("end of an answer", "stop", first, {"ends_tried": tried})
 
     def check_generation(self, stops: Iterable[object]) -> Check:
         """Through the chat API: certain text is repeated, and a finished answer has ended.
@@ -290,12 +280,11 @@ class _Run:
                 problem = f"the answer does not end (done_reason {reply.done_reason!r})"
             if problem is not None and first is None:
                 first = f"{answer.name!r}: {problem}"
-        return Check(
-            name="greedy answers",
-            layer="stop" if first is not None and "not end" in first else "tensor",
-            passed=first is None,
-            numbers={"greedy_answers": tried, "asked_after_reload": reloaded},
-            difference=first,
+        return Check.of(
+            "greedy answers",
+            "stop" if first is not None and "not end" in first else "tensor",
+            first,
+            {"greedy_answers": tried, "asked_after_reload": reloaded},
         )
 
     def _answer(self, answer: Answer) -> _Said:
@@ -367,13 +356,12 @@ def _check_counts(places: Sequence[Place]) -> Check:
             f"{first.where} is {first.expected_tokens} tokens in the checkpoint and "
             f"{first.served_tokens} in the daemon"
         )
-    return Check(
-        name=TOKEN_COUNT,
-        layer="tokenizer",
-        passed=not wrong,
-        numbers={
+    return Check.of(
+        TOKEN_COUNT,
+        "tokenizer",
+        difference,
+        {
             "tokens": sum(place.expected_tokens for place in places),
             "different_counts": len(wrong),
         },
-        difference=difference,
     )

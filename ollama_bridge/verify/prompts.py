@@ -57,16 +57,15 @@ def check_prompts(
     except RenderingHiddenError:
         different = _counted_differences(client, tag, reference, requests, mean_kl_bound)
         proof = TOKEN_COUNTS
-    return Check(
-        name="rendered prompts",
-        layer="template",
-        passed=not different,
-        numbers={
+    return Check.of(
+        "rendered prompts",
+        "template",
+        different[0] if different else None,
+        {
             "prompts": len(requests),
             "different": len(different),
             "proof": proof,
         },
-        difference=different[0] if different else None,
     )
 
 

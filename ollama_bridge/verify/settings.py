@@ -77,15 +77,7 @@ def check_messages(details: ModelDetails) -> tuple[Check, ...]:
         f"the tag has {len(messages)} MESSAGE{'s' if len(messages) > 1 else ''} of its own, with "
         "which every prompt begins"
     )
-    return (
-        Check(
-            name=MESSAGES,
-            layer="template",
-            passed=False,
-            numbers={"messages": len(messages)},
-            difference=difference,
-        ),
-    )
+    return (Check.of(MESSAGES, "template", difference, {"messages": len(messages)}),)
 
 
 def read_parameters(text: str) -> dict[str, list[object]]:
@@ -166,12 +158,7 @@ def _check_texts(details: ModelDetails, modelfile: Modelfile, reference: Referen
             f"({len(reference.system or '')} characters) that the checkpoint's values were made "
             "with"
         )
-    return Check(
-        name="SYSTEM and TEMPLATE",
-        layer="template",
-        passed=difference is None,
-        difference=difference,
-    )
+    return Check.of("SYSTEM and TEMPLATE", "template", difference)
 
 
 def _is_left_to_template(modelfile: Modelfile, reference: ReferenceValues) -> bool:
@@ -207,13 +194,7 @@ def _check_capabilities(
             numbers[GIVEN_UP] = " and ".join(lost)
         if difference is None and more:
             numbers[OFFERED] = " and ".join(sorted(more))
-    return Check(
-        name="capabilities",
-        layer="template",
-        passed=difference is None,
-        numbers=numbers,
-        difference=difference,
-    )
+    return Check.of("capabilities", "template", difference, numbers)
 
 
 def _named_in(source: str) -> set[str]:
@@ -239,13 +220,7 @@ def _check_stops(
     if difference is None and sorted(map(repr, stops)) != sorted(map(repr, wanted)):
         difference = f"the Modelfile has the stops {wanted}, the daemon {stops}"
     difference = difference or _first_cut(stops, reference)
-    return Check(
-        name="stops",
-        layer="stop",
-        passed=difference is None,
-        numbers={"stops": len(stops)},
-        difference=difference,
-    )
+    return Check.of("stops", "stop", difference, {"stops": len(stops)})
 
 
 def _first_cut(stops: Iterable[object], reference: ReferenceValues) -> str | None:
@@ -313,10 +288,4 @@ def _check_sampling(
     numbers: dict[str, float | int | str] = {"parameters": len(wanted)}
     if left:
         numbers[LEFT_TO_DAEMON] = ", ".join(left)
-    return Check(
-        name=PARAMETERS,
-        layer="sampling",
-        passed=difference is None,
-        numbers=numbers,
-        difference=difference,
-    )
+    return Check.of(PARAMETERS, "sampling", difference, numbers)

@@ -38,13 +38,12 @@ def check_thinking_tags(
         if type_ in (UNKNOWN, CONTROL) and id_ not in ends
         if token and any(token in tag for tag in tags)
     ]
-    return Check(
-        name=THINKING_TAGS,
-        layer="tokenizer",
-        passed=not unprinted,
-        numbers={"tags": len(tags)},
-        difference="Ollama cannot tell thoughts from an answer: it prints no special tokens, and "
+    return Check.of(
+        THINKING_TAGS,
+        "tokenizer",
+        "Ollama cannot tell thoughts from an answer: it prints no special tokens, and "
         f"the GGUF has {' and '.join(map(repr, unprinted))} as special"
         if unprinted
         else None,
+        {"tags": len(tags)},
     )

@@ -73,10 +73,6 @@ def check_types(file_type: str, shown: Mapping[str, Any]) -> Check | None:
             f"{100 * coarser[most] / total:.0f} % of its matrices' numbers are {most}"
         )
     mean = sum(_BITS[type_] * count for type_, count in counts.items()) / total
-    return Check(
-        name=TENSOR_TYPES,
-        layer="tensor",
-        passed=difference is None,
-        numbers={"type": file_type, "bits_per_weight": round(mean, 2)},
-        difference=difference,
+    return Check.of(
+        TENSOR_TYPES, "tensor", difference, {"type": file_type, "bits_per_weight": round(mean, 2)}
     )

@@ -76,13 +76,7 @@ def _check_texts(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Che
     else:
         found = (_text_difference(token, text, metadata) for token, text in sorted(wanted.items()))
         difference = next(filter(None, found), None)
-    return Check(
-        name="vocabulary",
-        layer="tokenizer",
-        passed=difference is None,
-        numbers={"token_texts": len(wanted)},
-        difference=difference,
-    )
+    return Check.of("vocabulary", "tokenizer", difference, {"token_texts": len(wanted)})
 
 
 def _text_difference(token: int, text: str, metadata: Mapping[str, Any]) -> str | None:
@@ -121,11 +115,10 @@ def _check_splitting(reference: ReferenceValues, metadata: Mapping[str, Any]) ->
     wrong = wanted is not None and (
         name in _SPLIT_OTHERWISE if found is None else found.name != wanted
     )
-    return Check(
-        name="pre-tokenizer",
-        layer="tokenizer",
-        passed=not wrong,
-        difference=f"tokenizer.ggml.pre is {name!r} in the GGUF, the tokenizer splits as {wanted!r}"
+    return Check.of(
+        "pre-tokenizer",
+        "tokenizer",
+        f"tokenizer.ggml.pre is {name!r} in the GGUF, the tokenizer splits as {wanted!r}"
         if wrong
         else None,
     )
@@ -204,10 +197,4 @@ def _check_ends(reference: ReferenceValues, metadata: Mapping[str, Any]) -> Chec
             f"add_bos_token is {bool(adds_bos)} in the GGUF, the tokenizer "
             f"{'adds' if reference.adds_bos else 'does not add'} one"
         )
-    return Check(
-        name="end tokens and BOS",
-        layer="tokenizer",
-        passed=difference is None,
-        numbers={"end_tokens": len(ends)},
-        difference=difference,
-    )
+    return Check.of("end tokens and BOS", "tokenizer", difference, {"end_tokens": len(ends)})

@@ -50,13 +50,7 @@ def check_whole_vocabulary(wanted: Mapping[str, Any], metadata: Mapping[str, Any
         difference = difference or _first_other_score(wanted, metadata)
     numbers: dict[str, float | int | str] = {"all_tokens": len(used)}
     numbers |= {"scores": len(scores)} if scores else {"merges": len(merges)}
-    return Check(
-        name="whole vocabulary",
-        layer="tokenizer",
-        passed=difference is None,
-        numbers=numbers,
-        difference=difference,
-    )
+    return Check.of("whole vocabulary", "tokenizer", difference, numbers)
 
 
 def _first_other_token(
