@@ -13,8 +13,8 @@ Letters for shapes: N positions, V vocabulary, k tokens kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
@@ -26,21 +26,27 @@ NO_MASS_LOGPROB = -60000.0
 _POSITIONS_AT_ONCE = 64
 
 
-class Targets(Protocol):
-    """Soft labels of some positions, of either kind."""
+@dataclass(frozen=True)
+class Targets:
+    """Soft labels of N positions, of either kind: tensors that have a row for each."""
+
+    ids: torch.Tensor
 
     def __len__(self) -> int:
         """Positions."""
+        return int(self.ids.shape[0])
 
     def __getitem__(self, part: slice) -> Self:
         """Those of some of the positions."""
+        return replace(self, **{name: rows[part] for name, rows in vars(self).items()})
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
+        return replace(self, **{name: rows.to(device) for name, rows in vars(self).items()})
 
 
 @dataclass(frozen=True)
-class SoftTargets:
+class SoftTargets(Targets):
     """The likeliest tokens of N positions; all others are one, the rest.
 
     Attributes:
@@ -49,25 +55,12 @@ class SoftTargets:
         residual: (N,) float32, the logarithm of the rest's mass.
     """
 
-    ids: torch.Tensor
     logprobs: torch.Tensor
     residual: torch.Tensor
 
-    def __len__(self) -> int:
-        """Positions."""
-        return int(self.ids.shape[0])
-
-    def __getitem__(self, part: slice) -> SoftTargets:
-        """Those of some of the positions."""
-        return SoftTargets(self.ids[part], self.logprobs[part], self.residual[part])
-
-    def to(self, device: torch.device) -> SoftTargets:
-        """The same on another device."""
-        return SoftTargets(self.ids.to(device), self.logprobs.to(device), self.residual.to(device))
-
 
 @dataclass(frozen=True)
-class SampledTargets:
+class SampledTargets(Targets):
     """Tokens drawn on N positions.
 
     Attributes:
@@ -78,21 +71,8 @@ class SampledTargets:
         entropy: (N,) float32, of the whole distribution, in nats.
     """
 
-    ids: torch.Tensor
     weights: torch.Tensor
     entropy: torch.Tensor
-
-    def __len__(self) -> int:
-        """Positions."""
-        return int(self.ids.shape[0])
-
-    def __getitem__(self, part: slice) -> SampledTargets:
-        """Those of some of the positions."""
-        return SampledTargets(self.ids[part], self.weights[part], self.entropy[part])
-
-    def to(self, device: torch.device) -> SampledTargets:
-        """The same on another device."""
-        return SampledTargets(self.ids.to(device), self.weights.to(device), self.entropy.to(device))
 
 
 def has_no_mass(logprobs: torch.Tensor) -> torch.Tensor:
