@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ollama_bridge.errors import GGUFError
+from ollama_bridge.errors import ConversionError, GGUFError
 from ollama_bridge.models.architectures import rope
 from ollama_bridge.models.architectures.config import Config, integer, real, require
 from ollama_bridge.models.architectures.entries import Entry, number
@@ -46,6 +46,7 @@ class Architecture:
         unread: Keys of a GGUF that are written and that no runtime computes with.
         eyes: What begins the names of tensors that see, which files of Ollama's hold beside it.
         attention: transformers' implementation that computes it right.
+        fills_width: Its heads, each as wide as it is, have to add up to the hidden size.
         default_head_dim: Width of a head where the config is silent; None: width / heads.
         default_epsilon: Of the norms where a GGUF is silent; None: it must not be.
         epsilon: Of the norms where the config is silent, as its class in transformers has it.
@@ -67,6 +68,7 @@ class Architecture:
     unread: ClassVar[Sequence[str]] = ()
     eyes: ClassVar[tuple[str, ...]] = ()
     attention: ClassVar[str] = "sdpa"
+    fills_width: ClassVar[bool] = False
     default_head_dim: ClassVar[int | None] = None
     default_epsilon: ClassVar[float | None] = None
     epsilon: ClassVar[float] = 1e-6
@@ -82,9 +84,14 @@ class Architecture:
         key, value = self.activation
         require(config, key, value, default=value)
         require(config, "is_causal", True, None)
-        parameters = self.rope_of(config)
-        rope.refuse_dynamic(parameters, context=self.dimensions(config).context)
+        parameters, dims = self.rope_of(config), self.dimensions(config)
+        rope.refuse_dynamic(parameters, context=dims.context)
         require(parameters, "rope_type", *self.rope_types)
+        if self.fills_width and dims.queries != dims.hidden:
+            raise ConversionError(
+                f"config.json: {dims.heads} heads of {dims.head_dim} do not add up to "
+                f"{dims.hidden}; a {self.name} is computed only where they do"
+            )
 
     def rope_of(self, config: Config) -> dict[str, Any]:
         """The parameters of its rotary positions; of layers without a window, if others differ."""

@@ -16,6 +16,7 @@ from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.architectures.layout import LLAMA_BLOCK, Dimensions
 
 SLIDING, FULL = "sliding_attention", "full_attention"
+_SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # called so in both formats
 
 
 class Gemma(Architecture):
@@ -123,13 +124,13 @@ class Gemma(Architecture):
             if window
             else dims.context,
             "layer_types": kinds,
-            **{name: self._cap(keys, key) for key, name in _SOFT_CAPS.items()},
+            **{key: self._cap(keys, key) for key in _SOFT_CAPS},
         }
 
     def _cap(self, keys: Keys, key: str) -> float | None:
         """A Gemma 2 that is silent has llama.cpp's, which are those of the published ones."""
-        said = keys.get(key, self.default_caps.get(_SOFT_CAPS[key]))
-        return keys.real(key, self.default_caps.get(_SOFT_CAPS[key])) if said else None
+        default = self.default_caps.get(key)
+        return keys.real(key, default) if keys.get(key, default) else None
 
     def _attention_scalar(self, dims: Dimensions) -> int:
         if dims.layers == self.wide_layers:
@@ -138,17 +139,7 @@ class Gemma(Architecture):
 
     def _soft_caps(self, config: Config) -> Sequence[tuple[str, float]]:
         said = {**self.default_caps, **config}
-        return [
-            (key, real(said, name))
-            for key, name in _SOFT_CAPS.items()
-            if said.get(name) is not None
-        ]
-
-
-_SOFT_CAPS = {
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
+        return [(key, real(said, key)) for key in _SOFT_CAPS if said.get(key) is not None]
 
 
 class Gemma2(Gemma):

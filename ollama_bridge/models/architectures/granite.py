@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, real
 from ollama_bridge.models.architectures.entries import Entry
 from ollama_bridge.models.architectures.entries import real as real_entry
@@ -28,17 +27,8 @@ class Granite(Architecture):
     name = "granite"
     optional_biases = ATTENTION + MLP
     permuted = True
+    fills_width = True
     rope_types = (*Architecture.rope_types, "llama3")
-
-    def check(self, config: Config) -> None:
-        """Heads fill the width."""
-        super().check(config)
-        dims = self.dimensions(config)
-        if dims.queries != dims.hidden:
-            raise ConversionError(
-                f"config.json: {dims.heads} heads of {dims.head_dim} do not add up to "
-                f"{dims.hidden}; transformers computes a granite only where they do"
-            )
 
     def own_entries(self, config: Config) -> list[Entry]:
         """The multipliers."""

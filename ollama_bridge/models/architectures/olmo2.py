@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, require
 from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
@@ -19,6 +18,7 @@ class Olmo2(Architecture):
     model_type = "olmo2"
     name = "olmo2"
     epsilon = 1e-5
+    fills_width = True
     block: ClassVar[Mapping[str, str]] = {
         "self_attn.q_proj": "attn_q",
         "self_attn.k_proj": "attn_k",
@@ -39,16 +39,10 @@ class Olmo2(Architecture):
     }
 
     def check(self, config: Config) -> None:
-        """No biases, an output matrix of its own, and heads that fill the width."""
+        """No biases, and an output matrix of its own."""
         super().check(config)
         require(config, "attention_bias", False, default=False)
         require(config, "tie_word_embeddings", False, default=False)
-        dims = self.dimensions(config)
-        if dims.queries != dims.hidden:
-            raise ConversionError(
-                f"config.json: {dims.heads} heads of {dims.head_dim} do not add up to "
-                f"{dims.hidden}; Ollama computes an olmo2 only where they do"
-            )
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """No biases; with a window it is an OLMo 3, which llama.cpp calls the same."""

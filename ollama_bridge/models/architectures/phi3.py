@@ -32,6 +32,7 @@ class Phi3(Architecture):
     model_type = "phi3"
     name = "phi3"
     epsilon = 1e-5
+    fills_width = True
     block: ClassVar[Mapping[str, str]] = {
         "input_layernorm": "attn_norm",
         "self_attn.qkv_proj": "attn_qkv",
@@ -50,14 +51,8 @@ class Phi3(Architecture):
     }
 
     def check(self, config: Config) -> None:
-        """Heads that fill the width; plain positions, or LongRoPE with lists of its length."""
+        """Plain positions, or LongRoPE with lists of its length."""
         super().check(config)
-        dims = self.dimensions(config)
-        if dims.queries != dims.hidden:
-            raise ConversionError(
-                f"config.json: {dims.heads} heads of {dims.head_dim} do not add up to "
-                f"{dims.hidden}; Ollama computes a phi3 only where they do"
-            )
         parameters = self.rope_of(config)
         if parameters["rope_type"] == "longrope":
             wanted = self._rotated(config) // 2

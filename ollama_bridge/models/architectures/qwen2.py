@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.config import Config, integer, listed, require
 from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
@@ -17,18 +16,13 @@ class Qwen2(Architecture):
     hf_class = "Qwen2ForCausalLM"
     model_type = "qwen2"
     name = "qwen2"
+    fills_width = True
     biases = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
     def check(self, config: Config) -> None:
-        """Full attention in every layer, and heads that fill the width."""
+        """Full attention in every layer."""
         super().check(config)
         refuse_windows(config)
-        dims = self.dimensions(config)
-        if dims.queries != dims.hidden:
-            raise ConversionError(
-                f"config.json: {dims.heads} heads of {dims.head_dim} do not add up to "
-                f"{dims.hidden}; Ollama computes a qwen2 only where they do"
-            )
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """No sliding window."""
