@@ -64,11 +64,6 @@ class GGUFWeights(Weights):
         }
 
     @property
-    def infos(self) -> Mapping[str, WeightInfo]:
-        """Every tensor's shape and type, by name."""
-        return self._infos
-
-    @property
     def place(self) -> Path:
         """The GGUF."""
         return self.contents.path

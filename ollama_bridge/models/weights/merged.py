@@ -5,7 +5,6 @@ Memory is bounded by the largest matrix, and there is no second copy of the mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,11 +38,6 @@ class MergedWeights(Weights):
         for name in self._changed:
             shape = adapter.shape_of(name, self._infos[name].shape)
             self._infos[name] = WeightInfo(name, shape, F32)
-
-    @property
-    def infos(self) -> Mapping[str, WeightInfo]:
-        """Every tensor's shape and type, by name."""
-        return self._infos
 
     @property
     def place(self) -> Path:

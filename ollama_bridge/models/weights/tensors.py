@@ -44,10 +44,12 @@ class WeightInfo:
 class Weights(abc.ABC):
     """The tensors of a checkpoint, whatever they are made of."""
 
+    _infos: dict[str, WeightInfo]
+
     @property
-    @abc.abstractmethod
     def infos(self) -> Mapping[str, WeightInfo]:
         """Every tensor's shape and type, by name."""
+        return self._infos
 
     @property
     @abc.abstractmethod
@@ -93,7 +95,7 @@ class SafetensorsWeights(Weights):
     def __init__(self, files: Sequence[Path]) -> None:
         self._paths = tuple(files)
         self._files: dict[str, Path] = {}
-        self._infos: dict[str, WeightInfo] = {}
+        self._infos = {}
         self._offsets: dict[str, int] = {}
         for path in files:
             self._add(path)
@@ -106,11 +108,6 @@ class SafetensorsWeights(Weights):
             ModelError: there are none, a shard is missing, or a file is damaged.
         """
         return cls(weights_files(folder))
-
-    @property
-    def infos(self) -> Mapping[str, WeightInfo]:
-        """Every tensor's shape and type, by name."""
-        return self._infos
 
     @property
     def place(self) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from ollama_bridge.errors import MissingExtraError
 from ollama_bridge.models.weights.floats import Array
 from ollama_bridge.models.weights.tensor_match import is_stored_twice, refuse_layers_beyond
-from ollama_bridge.models.weights.tensors import WeightInfo, Weights
+from ollama_bridge.models.weights.tensors import Weights
 
 TEXT_ALONE = (
     "the model also sees images; its language model alone is taken, and the vision part is left out"
@@ -94,11 +94,6 @@ class TextWeights(Weights):
         self._infos = {
             name: replace(weights.infos[there], name=name) for name, there in self._names.items()
         }
-
-    @property
-    def infos(self) -> Mapping[str, WeightInfo]:
-        """Every tensor's shape and type, by name."""
-        return self._infos
 
     @property
     def place(self) -> Path:
