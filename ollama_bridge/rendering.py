@@ -91,21 +91,11 @@ def completion_template() -> str | None:
 
 
 def choose_file(reference: ReferenceValues) -> str:
-    """The shipped Modelfile template for a checkpoint, by who renders its prompts.
-
-    Raises:
-        ModelfileError: the reference values do not say.
-    """
+    """The shipped Modelfile template for a checkpoint, by who renders its prompts."""
     if not reference.has_chat_template:
         return "completion"
-    if reference.template is None:
-        raise ModelfileError(
-            "the reference values do not say how the checkpoint's chat format is rendered: they "
-            "were made by an older ollama-bridge",
-            hint="remove the artefacts and build them again, or name a format: "
-            "ollama-bridge modelfiles ls",
-        )
-    return "synthesised" if reference.template.authority == "template" else "jinja"
+    rendered = reference.template
+    return "synthesised" if rendered and rendered.authority == "template" else "jinja"
 
 
 def render_file(

@@ -41,7 +41,6 @@ class MissingExtraError(ConfigError):
             hint=f"pip install 'ollama-bridge[{extra}]'",
         )
         self.package = package
-        self.extra = extra
 
 
 class DataError(OllamaBridgeError):

@@ -34,16 +34,13 @@ _BLOCKS = {
 }
 
 
-def memory_bytes_per_s(threads: int | None = None) -> float:
-    """Bytes a second that this machine reads, in several threads.
+def memory_bytes_per_s() -> float:
+    """Bytes a second that this machine reads, in as many threads as there are processors, up to 16.
 
     The larger of two: a scan of memory for a byte that is not in it, and a copy, of which both
     sides go over the bus, as in STREAM (McCalpin, 1995).
-
-    Args:
-        threads: None: as many as there are processors, up to 16.
     """
-    threads = threads or min(os.cpu_count() or 1, 16)
+    threads = min(os.cpu_count() or 1, 16)
     source, target = (ctypes.create_string_buffer(_BUFFER_BYTES) for _ in range(2))
     ctypes.memset(source, 1, _BUFFER_BYTES)  # touched, so that its pages are there
     share_bytes = _BUFFER_BYTES // threads

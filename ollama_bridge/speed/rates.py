@@ -64,7 +64,6 @@ class Load:
         tokens: Answers are cut after so many.
         prompts: Own prompts, one for each request: asked again, one is read from the daemon's
             prompt cache.
-        seed: Of the prompts' words.
 
     Raises:
         ConfigError: nothing would be asked, or not what was to be measured.
@@ -75,7 +74,6 @@ class Load:
     prompt_words: int = 64
     tokens: int = 64
     prompts: tuple[str, ...] = ()
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -300,7 +298,7 @@ class _Asker:
         self._client, self._tag, self._load = client, tag, load
         self._reporter, self._total = reporter, total
         self._done = tags_done * len(load.concurrencies) * load.requests
-        self._random = random.Random(f"{load.seed} {tag}")
+        self._random = random.Random(tag)
         self._asked = 0
 
     async def measure(self, concurrency: int) -> Measured:

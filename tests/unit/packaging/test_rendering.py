@@ -116,14 +116,6 @@ def test_auto_takes_completion_without_a_chat_template() -> None:
     assert choose_file(reference) == "completion"
 
 
-def test_values_of_an_older_version_say_what_to_do() -> None:
-    """Values that do not know of templates are no reason to guess one."""
-    reference = small_reference().model_copy(update={"template": None})
-    with pytest.raises(ModelfileError, match="older ollama-bridge") as caught:
-        choose_file(reference)
-    assert "modelfiles ls" in str(caught.value.hint)
-
-
 def test_unknown_template_is_refused(tmp_path: Path) -> None:
     """A template name that neither ships nor is a file is refused."""
     gguf = gguf_with(small_reference(), tmp_path / "gguf")
