@@ -116,14 +116,15 @@ def chosen_by_llama_quantize(
 
 
 def compact(types: Mapping[str, str]) -> dict[str, str]:
-    """A table of tensors as lines: part of a layer to runs of types, such as ``2 Q6_K, 3 Q4_K``."""
-    parts: dict[str, list[str]] = defaultdict(list)
+    """A table of tensors as lines: runs of types, as ``2 Q6_K, 3 Q4_K``, to the parts of layers."""
+    found: dict[str, list[str]] = defaultdict(list)
     for name in sorted(types, key=lambda name: [int(n) for n in re.findall(r"blk\.(\d+)", name)]):
-        parts[re.sub(r"blk\.\d+\.", "", name)].append(types[name])
-    return {
-        part: ", ".join(f"{len(list(run))} {type_}" for type_, run in groupby(found))
-        for part, found in sorted(parts.items())
-    }
+        found[re.sub(r"blk\.\d+\.|\.weight$", "", name)].append(types[name])
+    parts: dict[str, list[str]] = defaultdict(list)
+    for part, chosen in sorted(found.items()):
+        runs = ", ".join(f"{len(list(run))} {type_}" for type_, run in groupby(chosen))
+        parts[runs].append(part)
+    return {runs: " ".join(alike) for runs, alike in parts.items()}
 
 
 def main(tool: Path) -> None:
