@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -141,53 +142,23 @@ def build_tiny_model_of_twins() -> LlamaForCausalLM:
     return model.bfloat16().float()
 
 
-def build_tiny_checkpoint(
-    folder: Path,
-    *,
-    layers: int = 2,
-    seed: int = 0,
-    hidden: int = 64,
-    heads: int = 4,
-    kv_heads: int = 2,
-    vocab_size: int = 384,
-    tied: bool = True,
-    head_dim: int | None = None,
-    rope_parameters: dict[str, object] | None = None,
-) -> Path:
+def build_tiny_checkpoint(folder: Path, *, vocab_size: int = 384, **sizes: Any) -> Path:
     """Save a random Llama and its ChatML tokenizer as a Hugging Face folder.
 
     Args:
         folder: Where to; made if missing.
-        layers: See :func:`build_tiny_model`, as all others.
-        seed: Same seed, same weights.
-        hidden: Width.
-        heads: Attention heads.
-        kv_heads: Key and value heads.
         vocab_size: Of model and tokenizer.
-        tied: Whether the output matrix is the embedding.
-        head_dim: Width of a head.
-        rope_parameters: As in the config.
+        sizes: Of :func:`build_tiny_model`.
 
     Returns:
         The folder.
     """
-    sizes = {
-        "layers": layers,
-        "seed": seed,
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "vocab_size": vocab_size,
-        "tied": tied,
-        "head_dim": head_dim,
-        "rope_parameters": rope_parameters,
-    }
 
     def build(made: Path) -> None:
-        build_tiny_model(**sizes).save_pretrained(made)  # type: ignore[arg-type]
+        build_tiny_model(vocab_size=vocab_size, **sizes).save_pretrained(made)
         build_tiny_tokenizer(vocab_size=vocab_size).save_pretrained(made)
 
-    return built_once(f"tiny {sizes}", build, folder)
+    return built_once(f"tiny {vocab_size} {sorted(sizes.items())}", build, folder)
 
 
 _BUILT: dict[str, dict[str, bytes]] = {}
