@@ -9,21 +9,15 @@ from typing import Any
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Turn
+from fakes.labelled import answer_and_label, learnt
 from fakes.models import build_tiny_tokenizer
 from fakes.sentencepiece import CHAT_TEMPLATE, build_sentencepiece
 from fakes.trainable import SPLITS, commit, corpus_of
 
-from ollama_bridge.encoding.encode import Tokenizer, encode
-from ollama_bridge.examples import Example, Message, read_examples
-from ollama_bridge.label_store.info import row_key
-from ollama_bridge.label_store.labels import SoftTargets
-from ollama_bridge.label_store.reader import LabelReader
+from ollama_bridge.encoding.encode import Tokenizer
+from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection
-from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.teacher.daemon import write_answers
-from ollama_bridge.teacher.daemon_labels import label_by_daemon
-from ollama_bridge.teacher.respondent import in_daemons
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.teacher.token_bytes import TokenBytes
 from ollama_bridge.teacher.turns import begins_in_blanks
 
@@ -85,35 +79,6 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[FakeDaemon]:
         yield running
 
 
-def label(
-    corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, folder: Path, score: str
-) -> tuple[Corpus, SoftLabels]:
-    settings = TeacherSection(
-        model="ollama:m", answers="daemon", soft_labels="daemon", score=score, in_flight=1
-    )
-    respondent = in_daemons("m", [daemon.host])
-    answered = write_answers(corpus, settings, respondent=respondent, out_dir=folder / "answers")
-    daemon.asked.clear()
-    labels = label_by_daemon(
-        answered,
-        student,
-        SoftLabelsSection(top_k=2),
-        settings,
-        respondent=respondent,
-        max_length=64,
-        out_dir=folder / "labels",
-    )
-    return answered, labels
-
-
-def learnt(answered: Corpus, labels: SoftLabels, tokenizer: Tokenizer) -> SoftTargets:
-    (example,) = read_examples(answered.split_path("train"))
-    encoded = encode(example, tokenizer, max_length=64)
-    found = LabelReader(labels.path).read([row_key(encoded.input_ids, encoded.supervised)])
-    assert isinstance(found, SoftTargets)
-    return found
-
-
 @pytest.mark.parametrize(
     ("score", "logprob", "hard"), [("generated", -0.5, 1), ("asked", -0.25, 0)]
 )
@@ -128,8 +93,8 @@ def test_the_first_token_has_a_distribution(
     hard: int,
 ) -> None:
     """Names are the student's own, with its blank, whatever the teacher's template has there."""
-    answered, labels = label(corpus, student, daemon, tmp_path, score)
-    found = learnt(answered, labels, tokenizer)
+    answered, labels = answer_and_label(corpus, student, daemon, tmp_path, score=score)
+    _, found = learnt(answered, labels, tokenizer)
     names = tokenizer.convert_ids_to_tokens(found.ids[0].tolist())
     assert names == ["\u2581positive", "\u2581negative"]
     assert found.logprobs[0].tolist() == pytest.approx([logprob, -2.0])
@@ -141,14 +106,14 @@ def test_what_is_asked_stands_where_the_teacher_would_say_it(
     corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     """Behind the blanks of its own template."""
-    label(corpus, student, daemon, tmp_path, "asked")
+    answer_and_label(corpus, student, daemon, tmp_path, score="asked")
     said = daemon.rendered([{"content": "good?"}, {"content": "positive"}])
     assert {body["prompt"] for body in daemon.questions} == {PROMPT, said}
 
 
 def test_who_begins_in_blanks(tokenizer: Tokenizer) -> None:
     """Labels of others are the same work as they were."""
-    learnt = Example("a", (Message("user", "good?"), Message("assistant", "positive")), "a")
-    assert begins_in_blanks(learnt, tokenizer, TokenBytes(tokenizer))
+    answered = Example("a", (Message("user", "good?"), Message("assistant", "positive")), "a")
+    assert begins_in_blanks(answered, tokenizer, TokenBytes(tokenizer))
     plain = build_tiny_tokenizer()
-    assert not begins_in_blanks(learnt, plain, TokenBytes(plain))
+    assert not begins_in_blanks(answered, plain, TokenBytes(plain))

@@ -10,21 +10,15 @@ from typing import Any
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Turn
+from fakes.labelled import answer_and_label, learnt
 from fakes.reasoning import build_reasoner
 from fakes.trainable import SPLITS, commit, corpus_of
 
-from ollama_bridge.encoding.encode import encode
 from ollama_bridge.errors import DaemonError
-from ollama_bridge.examples import Example, Message, read_examples
-from ollama_bridge.label_store.info import row_key
-from ollama_bridge.label_store.labels import SoftTargets
-from ollama_bridge.label_store.reader import LabelReader
+from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection, load_recipe
+from ollama_bridge.recipe.config import load_recipe
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
-from ollama_bridge.teacher.daemon import write_answers
-from ollama_bridge.teacher.daemon_labels import label_by_daemon
-from ollama_bridge.teacher.respondent import in_daemons
 
 THOUGHT, ANSWER = "Four hundred, and nine and forty.", "449"
 PROMPT = "[user]907-458=?"
@@ -84,33 +78,9 @@ def daemon(tokenizer: Any) -> Iterator[FakeDaemon]:
         yield running
 
 
-def label(
-    corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, folder: Path, **teacher: Any
-) -> tuple[Corpus, SoftLabels]:
-    settings = TeacherSection(
-        model="ollama:m", answers="daemon", soft_labels="daemon", in_flight=1, **teacher
-    )
-    respondent = in_daemons("m", [daemon.host])
-    answered = write_answers(corpus, settings, respondent=respondent, out_dir=folder / "answers")
-    labels = label_by_daemon(
-        answered,
-        student,
-        SoftLabelsSection(top_k=2),
-        settings,
-        respondent=respondent,
-        max_length=256,
-        out_dir=folder / "labels",
-    )
-    return answered, labels
-
-
-def learnt(answered: Corpus, labels: SoftLabels, tokenizer: Any) -> list[tuple[str, float]]:
+def likelihoods(answered: Corpus, labels: SoftLabels, tokenizer: Any) -> list[tuple[str, float]]:
     """Each token of the training split, and how likely the teacher found it; 0.0: hard."""
-    (example,) = read_examples(answered.split_path("train"))
-    encoded = encode(example, tokenizer, max_length=256)
-    found = LabelReader(labels.path).read([row_key(encoded.input_ids, encoded.supervised)])
-    assert isinstance(found, SoftTargets)
-    targets = encoded.input_ids[encoded.targets].tolist()
+    targets, found = learnt(answered, labels, tokenizer)
     assert found.ids[:, 0].tolist() == targets
     texts = [tokenizer.decode([token]) for token in targets]
     return list(zip(texts, found.logprobs[:, 0].tolist(), strict=True))
@@ -120,8 +90,10 @@ def test_a_thought_that_the_prompt_opens_brings_its_distributions(
     corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
 ) -> None:
     """The student's turn begins behind <think>; only the marks around it are hard labels."""
-    answered, labels = label(corpus, student, daemon, tmp_path, thinking="keep", score="generated")
-    found = learnt(answered, labels, tokenizer)
+    answered, labels = answer_and_label(
+        corpus, student, daemon, tmp_path, thinking="keep", score="generated"
+    )
+    found = likelihoods(answered, labels, tokenizer)
     assert "".join(text for text, _ in found).startswith(THOUGHT)
     hard = "".join(text for text, logprob in found if logprob == 0.0)
     assert hard == f"\n</think>\n\n{tokenizer.eos_token}"
@@ -132,8 +104,10 @@ def test_what_is_asked_stands_behind_the_student_own_prompt(
     corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
 ) -> None:
     """A thought goes on in the one that the prompt opened."""
-    answered, labels = label(corpus, student, daemon, tmp_path, thinking="keep", score="both")
-    found = learnt(answered, labels, tokenizer)
+    answered, labels = answer_and_label(
+        corpus, student, daemon, tmp_path, thinking="keep", score="both"
+    )
+    found = likelihoods(answered, labels, tokenizer)
     assert labels.facts["hard_share"] == 0.0
     assert [logprob for text, logprob in found if text == "</think>"] == [-0.25]
     asked = [body["prompt"] for body in daemon.questions if "prompt" in body]
@@ -144,8 +118,10 @@ def test_an_answer_without_a_thought_is_asked_about_behind_its_end(
     corpus: Corpus, student: Checkpoint, daemon: FakeDaemon, tokenizer: Any, tmp_path: Path
 ) -> None:
     """The prompt opened one, which the student learns to close at once."""
-    answered, labels = label(corpus, student, daemon, tmp_path, thinking="strip", score="both")
-    found = learnt(answered, labels, tokenizer)
+    answered, labels = answer_and_label(
+        corpus, student, daemon, tmp_path, thinking="strip", score="both"
+    )
+    found = likelihoods(answered, labels, tokenizer)
     asked = [body["prompt"] for body in daemon.questions if "prompt" in body]
     assert all(prompt.startswith(f"{PROMPT}{THINKS}\n</think>\n\n") for prompt in asked)
     assert "".join(text for text, logprob in found if logprob == -0.25) == (
@@ -165,7 +141,7 @@ def test_answers_without_their_thoughts_have_no_distributions(
     """What is likely behind a thought says nothing of them; each fix that is told can be typed."""
     asked: dict[str, Any] = {"thinking": "strip", "score": "generated", "base_url": base_url}
     with pytest.raises(DaemonError, match="gave no distribution for any of") as caught:
-        label(corpus, student, daemon, tmp_path, **asked)
+        answer_and_label(corpus, student, daemon, tmp_path, **asked)
     fixes = [re.findall(r"--set (\S+)", fix) for fix in (caught.value.hint or "").split("; or ")]
     own = ["teacher.soft_labels=daemon", "teacher.answers=daemon", "teacher.rewrite=true"]
     if base_url:
@@ -177,7 +153,7 @@ def test_answers_without_their_thoughts_have_no_distributions(
         assert fixes[1] == ["teacher.soft_labels=none", "distill.kd_weight=0"]
         teacher = load_recipe("reply", overrides=[*own, *fixes[0]]).teacher
     asked |= {"thinking": teacher.thinking, "score": teacher.score}
-    _, labels = label(corpus, student, daemon, tmp_path, **asked)
+    _, labels = answer_and_label(corpus, student, daemon, tmp_path, **asked)
     assert labels.facts["hard_share"] < 1
 
 
@@ -188,6 +164,8 @@ def test_of_several_turns_the_last_brings_its_distributions(
     before = (Message("user", "Hi"), Message("assistant", "Hello"))
     asked = Example("a", (*before, Message("user", "907-458=?")), "a")
     corpus = corpus_of(tmp_path / "turns", dict.fromkeys(SPLITS, (asked,)))
-    answered, labels = label(corpus, student, daemon, tmp_path, thinking="keep", score="generated")
-    found = learnt(answered, labels, tokenizer)
+    answered, labels = answer_and_label(
+        corpus, student, daemon, tmp_path, thinking="keep", score="generated"
+    )
+    found = likelihoods(answered, labels, tokenizer)
     assert math.fsum(logprob == -0.5 for _, logprob in found) > len(found) / 2
