@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from fakes.daemon import FakeDaemon
+from fakes.either_client import KINDS, opened
 from httpcore._backends.anyio import AnyIOStream
 from httpcore._backends.sync import SyncStream
 
-from ollama_bridge.client import AsyncClient, Client, Retries, Timeouts
+from ollama_bridge import client as clients
+from ollama_bridge.client import Retries, Timeouts
 from ollama_bridge.client.wire.retries import NO_RETRIES
 
 # Runs one method of a client; a stream is read to its end and given as a list.
@@ -41,47 +42,31 @@ def fake_daemon() -> Iterator[FakeDaemon]:
         yield daemon
 
 
-def ask_blocking(
-    host: str,
-    method: str,
-    *args: Any,
-    timeouts: Timeouts = PATIENT,
-    retries: Retries = NO_RETRIES,
-    handler: Callable[[httpx.Request], httpx.Response] | None = None,
-    **kwargs: Any,
-) -> Any:
-    transport = httpx.MockTransport(handler) if handler else None
-    with Client(host, timeouts=timeouts, retries=retries, transport=transport) as client:
-        found = getattr(client, method)(*args, **kwargs)
-        return list(found) if isinstance(found, Iterator) else found
-
-
-def ask_asyncio(
-    host: str,
-    method: str,
-    *args: Any,
-    timeouts: Timeouts = PATIENT,
-    retries: Retries = NO_RETRIES,
-    handler: Callable[[httpx.Request], httpx.Response] | None = None,
-    **kwargs: Any,
-) -> Any:
-    async def run() -> Any:
-        transport = httpx.MockTransport(handler) if handler else None
-        async with AsyncClient(
-            host, timeouts=timeouts, retries=retries, transport=transport
-        ) as client:
-            found = getattr(client, method)(*args, **kwargs)
-            if isinstance(found, AsyncIterator):
-                return [event async for event in found]
-            return await found
-
-    return asyncio.run(run())
-
-
-@pytest.fixture(params=[ask_blocking, ask_asyncio], ids=["blocking", "asyncio"])
-def ask(request: pytest.FixtureRequest) -> Ask:
+@pytest.fixture(params=KINDS)
+def client_kind(request: pytest.FixtureRequest) -> str:
     """Every rule holds for both clients."""
-    return request.param
+    return str(request.param)
+
+
+@pytest.fixture
+def ask(client_kind: str) -> Ask:
+    """One method of a client of its own."""
+
+    def ask_once(
+        host: str,
+        method: str,
+        *args: Any,
+        timeouts: Timeouts = PATIENT,
+        retries: Retries = NO_RETRIES,
+        handler: Callable[[httpx.Request], httpx.Response] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        transport = httpx.MockTransport(handler) if handler else None
+        settings: Any = {"timeouts": timeouts, "retries": retries, "transport": transport}
+        with opened(client_kind, clients, host, **settings) as client:
+            return getattr(client, method)(*args, **kwargs)
+
+    return ask_once
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import json
 import os
@@ -18,11 +17,13 @@ from typing import Any
 
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Fault, Turn, nobody_listens
+from fakes.either_client import opened
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
+from ollama_bridge import client as clients
 from ollama_bridge.cli import batch_files
-from ollama_bridge.client import Answered, AsyncClient, Client, ModelSummary, Reply, Timeouts
+from ollama_bridge.client import Answered, Client, ModelSummary, Reply, Timeouts
 from ollama_bridge.client.jobs import batch
 from ollama_bridge.client.jobs.batch import ask_all
 from ollama_bridge.client.jobs.pacing import Pace, Waited, waited
@@ -63,21 +64,14 @@ def texts(found: list[Any]) -> dict[int, str | None]:
     return {one.index: one.reply.text if one.reply else one.error for one in found}
 
 
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_a_client_answers_a_batch(daemon: FakeDaemon, tmp_path: Path, kind: str) -> None:
+def test_a_client_answers_a_batch(daemon: FakeDaemon, tmp_path: Path, client_kind: str) -> None:
     """Equal requests are asked once; what fails has its error; a second call asks no more."""
     requests = [*prompts("a", "b", "a", "odd"), {"model": "m", "messages": "c"}]
     log = tmp_path / "log"
 
-    async def ask() -> list[Any]:
-        async with AsyncClient(daemon.host) as client:
-            return [one async for one in client.batch(requests, log)]
-
-    def run() -> list[Any]:
-        if kind == "asyncio":
-            return asyncio.run(ask())
-        with Client(daemon.host) as client:
-            return list(client.batch(requests, log))
+    def run() -> Any:
+        with opened(client_kind, clients, daemon.host) as client:
+            return client.batch(requests, log)
 
     found = texts(run())
     assert found[3] is not None
@@ -89,24 +83,16 @@ def test_a_client_answers_a_batch(daemon: FakeDaemon, tmp_path: Path, kind: str)
     assert {one.index for one in again} == {0, 1, 2, 3, 4}
 
 
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_a_batch_asks_as_its_client_does(daemon: FakeDaemon, tmp_path: Path, kind: str) -> None:
+def test_a_batch_asks_as_its_client_does(
+    daemon: FakeDaemon, tmp_path: Path, client_kind: str
+) -> None:
     """With its key and its limits."""
     asked: dict[str, Any] = {"api_key": "k", "timeouts": Timeouts(load_s=0.4, first_token_s=0.4)}
     silence = iter([Turn(fault=Fault.SILENT)])
     daemon.script = lambda asked: next(silence, None) or echo(asked)
 
-    async def ask() -> list[Any]:
-        async with AsyncClient(daemon.host, **asked) as client:
-            return [one async for one in client.batch(prompts("a"), tmp_path / "log")]
-
-    def run() -> list[Any]:
-        if kind == "asyncio":
-            return asyncio.run(ask())
-        with Client(daemon.host, **asked) as client:
-            return list(client.batch(prompts("a"), tmp_path / "log"))
-
-    [answered] = run()
+    with opened(client_kind, clients, daemon.host, **asked) as client:
+        [answered] = client.batch(prompts("a"), tmp_path / "log")
     assert answered.attempts == 2
     assert {one.headers["authorization"] for one in daemon.asked} == {"Bearer k"}
 
@@ -127,22 +113,15 @@ def test_what_was_too_long_is_asked_anew(daemon: FakeDaemon, tmp_path: Path) -> 
     assert len(daemon.questions) == asked
 
 
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_what_was_set_aside_is_asked_again_on_demand(
-    daemon: FakeDaemon, tmp_path: Path, kind: str
+    daemon: FakeDaemon, tmp_path: Path, client_kind: str
 ) -> None:
     """Nothing else is; what fails again keeps its error, which stands until then."""
     requests, log = prompts("a", "odd", "b"), tmp_path / "log"
 
-    async def call_asyncio(**settings: Any) -> list[Any]:
-        async with AsyncClient(daemon.host) as client:
-            return [one async for one in client.batch(requests, log, **settings)]
-
     def call(**settings: Any) -> dict[int, str | None]:
-        if kind == "asyncio":
-            return texts(asyncio.run(call_asyncio(**settings)))
-        with Client(daemon.host) as client:
-            return texts(list(client.batch(requests, log, **settings)))
+        with opened(client_kind, clients, daemon.host) as client:
+            return texts(client.batch(requests, log, **settings))
 
     def asked() -> list[str]:
         bodies, daemon.asked = daemon.questions, []

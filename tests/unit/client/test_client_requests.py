@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ import httpx
 import ollama
 import pytest
 from fakes.daemon import Asked, FakeDaemon, Turn
+from fakes.either_client import opened
 from pydantic import BaseModel
 
-from ollama_bridge.client import AsyncClient, ChatRequest, Client, GenerateRequest, Timeouts
+from ollama_bridge import client as clients
+from ollama_bridge.client import ChatRequest, Client, GenerateRequest, Timeouts
 from ollama_bridge.client.answers.demands import Known
 from ollama_bridge.errors import (
     ConfigError,
@@ -375,8 +376,7 @@ def test_levels_of_thinking_are_the_model_s_own(fake_daemon: FakeDaemon, ask: An
     ask(fake_daemon.host, "chat", "m", "hi", think=True)
 
 
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_a_level_that_could_not_be_looked_up_is_looked_up_again(kind: str) -> None:
+def test_a_level_that_could_not_be_looked_up_is_looked_up_again(client_kind: str) -> None:
     """A daemon that was busy just then: the question is asked, and the next one is told."""
     shows = iter([httpx.Response(503, json={"error": "busy"})])
 
@@ -387,52 +387,30 @@ def test_a_level_that_could_not_be_looked_up_is_looked_up_again(kind: str) -> No
 
     transport = httpx.MockTransport(gateway)
 
-    async def run_asyncio() -> None:
-        async with AsyncClient("127.0.0.1:9", transport=transport) as client:
-            assert (await client.chat("m", "hi", think="hihg")).text == "Hello!"
-            await client.chat("m", "hi", think="hihg")
-
-    def run_blocking() -> None:
-        with Client("127.0.0.1:9", transport=transport) as client:
-            assert client.chat("m", "hi", think="hihg").text == "Hello!"
+    with opened(client_kind, clients, "127.0.0.1:9", transport=transport) as client:
+        assert client.chat("m", "hi", think="hihg").text == "Hello!"
+        with pytest.raises(UnsupportedFeatureError, match="'hihg'"):
             client.chat("m", "hi", think="hihg")
 
-    with pytest.raises(UnsupportedFeatureError, match="'hihg'"):
-        run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
 
-
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_the_levels_of_a_model_that_comes_are_its_own(fake_daemon: FakeDaemon, kind: str) -> None:
+def test_the_levels_of_a_model_that_comes_are_its_own(
+    fake_daemon: FakeDaemon, client_kind: str
+) -> None:
     """That it was not there, or was another one, says nothing of what was pulled, or made anew."""
     fake_daemon.shown = {**fake_daemon.shown, **LEVELS}
     fewer = {"thinking": {"values": [False, "low"], "default": "low"}}
 
-    async def run_asyncio() -> None:
-        async with AsyncClient(fake_daemon.host) as client:
-            with pytest.raises(ModelNotFoundError):
-                await client.chat("new", "hi", think="high")
-            fake_daemon.models["new:latest"] = "e" * 64
-            with pytest.raises(UnsupportedFeatureError, match="'high'"):
-                await client.chat("new", "hi", think="high")
-            assert (await client.chat("m", "hi", think="xhigh")).text == "Hello!"
-            await client.create({"model": "m", "from": "m"})
-            fake_daemon.shown = {**fake_daemon.shown, **fewer}
-            await client.chat("m", "hi", think="xhigh")
-
-    def run_blocking() -> None:
-        with Client(fake_daemon.host) as client:
-            with pytest.raises(ModelNotFoundError):
-                client.chat("new", "hi", think="high")
-            fake_daemon.models["new:latest"] = "e" * 64
-            with pytest.raises(UnsupportedFeatureError, match="'high'"):
-                client.chat("new", "hi", think="high")
-            assert client.chat("m", "hi", think="xhigh").text == "Hello!"
-            client.create({"model": "m", "from": "m"})
-            fake_daemon.shown = {**fake_daemon.shown, **fewer}
+    with opened(client_kind, clients, fake_daemon.host) as client:
+        with pytest.raises(ModelNotFoundError):
+            client.chat("new", "hi", think="high")
+        fake_daemon.models["new:latest"] = "e" * 64
+        with pytest.raises(UnsupportedFeatureError, match="'high'"):
+            client.chat("new", "hi", think="high")
+        assert client.chat("m", "hi", think="xhigh").text == "Hello!"
+        client.create({"model": "m", "from": "m"})
+        fake_daemon.shown = {**fake_daemon.shown, **fewer}
+        with pytest.raises(UnsupportedFeatureError, match="'xhigh'"):
             client.chat("m", "hi", think="xhigh")
-
-    with pytest.raises(UnsupportedFeatureError, match="'xhigh'"):
-        run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
 
 
 def test_what_was_looked_at_is_known_for_a_while() -> None:
@@ -448,8 +426,9 @@ def test_what_was_looked_at_is_known_for_a_while() -> None:
 
 
 @pytest.mark.parametrize(("status", "looks"), [(401, 2), (403, 1), (503, 2)])
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_what_is_never_given_out_is_not_looked_up_again(kind: str, status: int, looks: int) -> None:
+def test_what_is_never_given_out_is_not_looked_up_again(
+    client_kind: str, status: int, looks: int
+) -> None:
     """A gateway that lets questions through alone, unlike one that is busy."""
     paths: list[str] = []
 
@@ -461,17 +440,9 @@ def test_what_is_never_given_out_is_not_looked_up_again(kind: str, status: int, 
 
     transport = httpx.MockTransport(gateway)
 
-    async def run_asyncio() -> None:
-        async with AsyncClient("127.0.0.1:9", transport=transport) as client:
-            for _ in range(2):
-                await client.chat("m", "hi", think="high")
-
-    def run_blocking() -> None:
-        with Client("127.0.0.1:9", transport=transport) as client:
-            for _ in range(2):
-                client.chat("m", "hi", think="high")
-
-    run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
+    with opened(client_kind, clients, "127.0.0.1:9", transport=transport) as client:
+        for _ in range(2):
+            client.chat("m", "hi", think="high")
     assert paths.count("/api/show") == looks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fakes.daemon import (
     hang_up_late_at_first,
     nobody_listens,
 )
+from fakes.either_client import opened
 from pydantic import BaseModel
 
 from ollama_bridge import compat
@@ -46,26 +47,13 @@ PATIENT = Timeouts(total_s=20.0)
 HASTY = {"timeouts": SHORT, "retries": NO_RETRIES}
 
 
-def ask_blocking(host: str, method: str, *args: Any, client: Any = None, **kwargs: Any) -> Any:
-    with compat.Client(host, **(client or {})) as opened:
-        found = getattr(opened, method)(*args, **kwargs)
-        return list(found) if isinstance(found, Iterator) else found
+@pytest.fixture
+def ask(client_kind: str) -> Any:
+    def ask_once(host: str, method: str, *args: Any, client: Any = None, **kwargs: Any) -> Any:
+        with opened(client_kind, compat, host, **(client or {})) as either:
+            return getattr(either, method)(*args, **kwargs)
 
-
-def ask_asyncio(host: str, method: str, *args: Any, client: Any = None, **kwargs: Any) -> Any:
-    async def run() -> Any:
-        async with compat.AsyncClient(host, **(client or {})) as opened:
-            found = await getattr(opened, method)(*args, **kwargs)
-            if isinstance(found, AsyncIterator):
-                return [part async for part in found]
-            return found
-
-    return asyncio.run(run())
-
-
-@pytest.fixture(params=[ask_blocking, ask_asyncio], ids=["blocking", "asyncio"])
-def ask(request: pytest.FixtureRequest) -> Any:
-    return request.param
+    return ask_once
 
 
 @pytest.fixture
@@ -434,10 +422,9 @@ def test_so_it_is_without_blocking(daemon: FakeDaemon, method: str, arguments: l
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_look_at_the_context_waits_for_no_question(
-    daemon: FakeDaemon, kind: str, count: int
+    daemon: FakeDaemon, client_kind: str, count: int
 ) -> None:
     """Nor for a connection that one holds: those are bounded, and what is asked beside is not."""
     together, most = threading.Barrier(count, timeout=20), threading.Semaphore(count)
@@ -468,24 +455,23 @@ def test_a_look_at_the_context_waits_for_no_question(
     asked: tuple[Any, ...] = ("m", MESSAGES)
     daemon.shown = {**daemon.shown, "thinking": {"values": ["low"], "default": "low"}}
     options, limits = {"num_ctx": 64}, httpx.Limits(max_connections=count)
-    found = run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
+    found = run_blocking() if client_kind == "blocking" else asyncio.run(run_asyncio())
     assert [one.message.content for one in found] == ["Hello!"] * 6
     assert "/api/ps" in [one.path for one in daemon.asked]
 
 
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 @pytest.mark.parametrize("bounds", ["limits", "transport"])
 def test_who_waits_for_a_connection_of_our_own_waits_for_no_answer_yet(
-    daemon: FakeDaemon, kind: str, bounds: str
+    daemon: FakeDaemon, client_kind: str, bounds: str
 ) -> None:
     """However long: the limit of the daemon's silence is counted from when it was asked."""
     held_s, daemon.pause_s = 3.2, 0.02
     one = httpx.Limits(max_connections=1)
-    opened = httpx.HTTPTransport if kind == "blocking" else httpx.AsyncHTTPTransport
+    transport = httpx.HTTPTransport if client_kind == "blocking" else httpx.AsyncHTTPTransport
     given: dict[str, Any] = {
         "timeouts": Timeouts(connect_s=1.0, load_s=0.0, first_token_s=2.0, total_s=60.0),
         "retries": NO_RETRIES,
-        bounds: one if bounds == "limits" else opened(limits=one),
+        bounds: one if bounds == "limits" else transport(limits=one),
     }
 
     async def run_asyncio() -> ollama.ChatResponse:
@@ -506,7 +492,7 @@ def test_who_waits_for_a_connection_of_our_own_waits_for_no_answer_yet(
             assert list(stream)
             return waiting.result()
 
-    found = run_blocking() if kind == "blocking" else asyncio.run(run_asyncio())
+    found = run_blocking() if client_kind == "blocking" else asyncio.run(run_asyncio())
     assert found.message.content == "Hello!"
 
 
