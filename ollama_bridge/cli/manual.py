@@ -43,6 +43,7 @@ _MEANT = {
     "upload": ("push", "publish"),
 }
 _SUMMARY_CHARACTERS = 200  # a whole sentence: Typer's own limit of 45 leaves its beginning
+_HELP_LINE = "* `--help`: Show this message and exit.\n"
 _EXAMPLES = re.compile(r"^Examples:\n((?:[ ]+.*\n?)+)", re.MULTILINE)
 
 
@@ -167,7 +168,10 @@ def examples(text: str) -> list[str]:
 
 
 def fenced(markdown: str) -> str:
-    """A page that Typer wrote, with the examples as code."""
-    return _EXAMPLES.sub(
+    """A page that Typer wrote: examples as code, usage on a line, ``--help`` once for all."""
+    page = _EXAMPLES.sub(
         lambda found: f"```console\n{textwrap.dedent(found[1]).rstrip()}\n```\n", markdown
     )
+    page = re.sub(r"\*\*Usage\*\*:\n\n```console\n\$ (.*)\n```", r"Usage: `\1`", page)
+    first, line, others = page.partition(_HELP_LINE)
+    return first + line + others.replace(_HELP_LINE, "").replace("**Options**:\n\n\n", "")
