@@ -41,32 +41,11 @@ def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
 
 
-def test_pickle_is_refused(checkpoint: Path, assert_refused: Refused) -> None:
-    """A checkpoint that only has pickled weights is never loaded."""
-    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
-    assert_refused([str(checkpoint), "mine"], 4, "pytorch_model.bin", "pickle")
-
-
-def test_unsupported_architecture_is_named(checkpoint: Path, assert_refused: Refused) -> None:
-    """An architecture that we cannot convert is named, with those that we can."""
-    config = json.loads((checkpoint / "config.json").read_text())
-    config |= {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}
-    (checkpoint / "config.json").write_text(json.dumps(config))
-    assert_refused([str(checkpoint), "mine"], 4, "MambaForCausalLM", "LlamaForCausalLM")
-
-
 def test_truncated_gguf_is_named(tmp_path: Path, assert_refused: Refused) -> None:
     """A GGUF that was cut off says so before anything is sent."""
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 12)
     assert_refused([str(file), "mine"], 4, "model.gguf")
-
-
-def test_truncated_safetensors_is_named(checkpoint: Path, assert_refused: Refused) -> None:
-    """Half a weights file is told as such."""
-    weights = checkpoint / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    assert_refused([str(checkpoint), "mine"], 4, "model.safetensors")
 
 
 def name_templates(checkpoint: Path) -> None:
