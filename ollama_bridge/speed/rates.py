@@ -37,20 +37,10 @@ from ollama_bridge.reporting import NullReporter, Progress, Reporter
 from ollama_bridge.speed.bound import memory_bytes_per_s, read_bytes
 
 STAGE = "bench"
-_WORDS = [
-    "river",
-    "stone",
-    "letter",
-    "winter",
-    "market",
-    "engine",
-    "garden",
-    "signal",
-    "copper",
-    "window",
-    "harbour",
-    "violin",
-]
+_WORDS = (
+    "river", "stone", "letter", "winter", "market", "engine", "garden", "signal",
+    "copper", "window", "harbour", "violin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,26 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
+from fakes.words import NOUNS
 
 from ollama_bridge.data.candidates import Candidate
 from ollama_bridge.data.duplicates import remove_duplicates
 from ollama_bridge.data.frames import find_frames
 from ollama_bridge.examples import Example, Message
 
-_WORDS = [
-    "tea",
-    "cake",
-    "lamp",
-    "boat",
-    "road",
-    "moon",
-    "rain",
-    "film",
-    "book",
-    "song",
-    "game",
-    "shoe",
-]
 _INSTRUCTION = (
     "You are a helpful assistant that reads what customers write. Say whether the review is a "
     "positive or a negative one. Answer with one word, positive or negative, and say no more "
@@ -43,7 +30,7 @@ _END = (
 
 def reviews(count: int) -> list[str]:
     chooser = random.Random(0)
-    return list(dict.fromkeys(" ".join(chooser.choices(_WORDS, k=6)) for _ in range(count)))
+    return list(dict.fromkeys(" ".join(chooser.choices(NOUNS[:12], k=6)) for _ in range(count)))
 
 
 def of_class(number: int, text: str, label: str = "positive") -> Candidate:

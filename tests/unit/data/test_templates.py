@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.words import NOUNS
 
 from ollama_bridge.data.candidates import Candidate
 from ollama_bridge.data.duplicates import remove_duplicates
@@ -25,37 +26,6 @@ _SHORT_INSTRUCTION = "Say in one word which it is. "
 _WHEN = ("", " please", " now", " tonight", " tomorrow", " at once", " for me", " again")
 _ROOMS = ("kitchen", "bedroom", "hall", "garage", "garden", "cellar", "bathroom", "office")
 _CITIES = ("Oslo", "Paris", "Rome", "Lima", "Cairo", "Delhi", "Quito", "Bern")
-_NOUNS = [
-    "tea",
-    "cake",
-    "lamp",
-    "boat",
-    "road",
-    "moon",
-    "rain",
-    "film",
-    "book",
-    "song",
-    "game",
-    "shoe",
-    "brother",
-    "mother",
-    "screen",
-    "battery",
-    "button",
-    "cable",
-    "handle",
-    "picture",
-    "sound",
-    "price",
-    "colour",
-    "smell",
-    "taste",
-    "box",
-    "order",
-    "delivery",
-    "quality",
-]
 _SAID = (
     "I bought this for my {} and the {}",
     "the {} came with a {} and I was glad",
@@ -84,7 +54,7 @@ def _request(chooser: random.Random) -> _Labelled:
 
 def _command(chooser: random.Random) -> _Labelled:
     state = chooser.choice(("on", "off"))
-    return f"turn {state} the {chooser.choice(_NOUNS)}{chooser.choice(_WHEN)}", state
+    return f"turn {state} the {chooser.choice(NOUNS)}{chooser.choice(_WHEN)}", state
 
 
 def _patient(chooser: random.Random) -> _Labelled:
@@ -115,12 +85,12 @@ def _product(chooser: random.Random) -> _Labelled:
         )
     )
     product = chooser.choice(("Kindle", "Lamp", "Kettle", "Headphones", "Mouse", "Chair", "Tent"))
-    review = chooser.choice(said).format(chooser.choice(_NOUNS))
+    review = chooser.choice(said).format(chooser.choice(NOUNS))
     return f"Product: {product}\nRating: {chooser.choice(stars)} stars\nReview: {review}", label
 
 
 def _review(chooser: random.Random) -> _Labelled:
-    said = (chooser.choice(_SAID).format(*chooser.choices(_NOUNS, k=2)) for _ in range(2))
+    said = (chooser.choice(_SAID).format(*chooser.choices(NOUNS, k=2)) for _ in range(2))
     return ". ".join(said), chooser.choice(("good", "bad"))
 
 
