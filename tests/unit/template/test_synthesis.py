@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_bridge.errors import TemplateError
-from ollama_bridge.template.answers import unseparated
 from ollama_bridge.template.authority import Served, decide, lost_by
 from ollama_bridge.template.comment import with_comment, without_comment
 from ollama_bridge.template.conversation import Conversation
@@ -36,11 +35,6 @@ def made(name: str) -> tuple[ChatTemplate, GoTemplate, Domain]:
     template = chat_template(name)
     format_ = synthesise(template)
     return template, GoTemplate(write(format_)), domain_of(template, format_)
-
-
-def unseparated_in(name: str) -> list[str]:
-    """What of a format's answers a daemon does not tell from their text."""
-    return unseparated(chat_template(name), synthesise(chat_template(name)))
 
 
 def served(source: str) -> Served:
