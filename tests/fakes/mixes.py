@@ -100,13 +100,10 @@ def write_empty(case: str, path: Path) -> None:
     )
 
 
-def chosen_by_llama_quantize(
-    tool: Path, source: Path, file_type: str, *, imatrix: Path | None = None
-) -> dict[str, str]:
+def chosen_by_llama_quantize(tool: Path, source: Path, file_type: str) -> dict[str, str]:
     """The type of every quantized tensor, as the tool says without doing it."""
-    options = ["--imatrix", str(imatrix)] if imatrix else []
     done = subprocess.run(
-        [str(tool), "--dry-run", *options, str(source), file_type],
+        [str(tool), "--dry-run", str(source), file_type],
         capture_output=True,
         text=True,
         check=True,
