@@ -96,6 +96,14 @@ OWN_WINDOWS = Limit(
     (0, 34, 4),
     instead="such a model is refused",
 )
+# Ollama's own engine masks what lies further back than the window, instead of as far (``buildMask``
+# of ``kvcache/causal.go``, 0.24); from 0.30 on llama.cpp runs them.
+WIDER_WINDOW = Limit(
+    "keep to a Gemma 3's window of attention, to which it adds a token",
+    _SINCE_EVER,
+    (0, 30, 0),
+    instead="a model whose proof shows it is refused",
+)
 PRINTS_NO_MARKS = Limit(
     "print special tokens", (0, 30, 0), None, instead="thinking tags are written as user-defined"
 )
@@ -105,6 +113,7 @@ LIMITS = (
     REWRITES_GGUF,
     NO_ADAPTER,
     OWN_WINDOWS,
+    WIDER_WINDOW,
     PRINTS_NO_MARKS,
     Limit("quantize a GGUF", (0, 34, 1), None, instead="`convert` does"),
     Limit("convert safetensors to GGUF", (0, 34, 1), None, instead="`convert` does"),

@@ -22,6 +22,7 @@ LOG_PROBABILITIES, PARAMETERS = "log-probabilities", "parameters"
 MESSAGES, ADAPTER = "MESSAGE", "ADAPTER"
 THINKING_TAGS, TOKEN_COUNT = "thinking tags", "token counts"
 CONTEXT_LENGTH, TENSOR_TYPES = "context length", "types of tensors"
+WINDOW = "attention window"
 METADATA, TENSORS = "metadata", "tensors"
 # How prompts were compared: as the daemon shows them, or without that.
 RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
@@ -44,6 +45,7 @@ _HINTS: dict[str, str] = {
     "config.json",
     TENSOR_TYPES: "convert the checkpoint again to the type that you want: ollama-bridge package "
     "CHECKPOINT TAG --type TYPE",
+    WINDOW: "the file is right: update Ollama to 0.30 or later, which keeps to the window",
     "template": "leave it to the checkpoint's chat template (--set modelfile.template=auto in a "
     "build, --template auto in package), or check TEMPLATE and SYSTEM of the one that you chose",
     "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",

@@ -6,14 +6,14 @@ tag passes or not; what to do with it is ``registration``'s business.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ollama_bridge.client import Client, Reply
-from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
-from ollama_bridge.errors import DaemonError, RepetitionError
+from ollama_bridge.errors import RepetitionError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import SERVED_TOP, Answer, ReferenceValues, TokenScore
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
@@ -31,13 +31,12 @@ from ollama_bridge.verify.settings import (
 )
 from ollama_bridge.verify.thinking import check_thinking_tags
 from ollama_bridge.verify.vocabulary import check_vocabulary
+from ollama_bridge.verify.windows import explain_wider_window, refuse_unread_windows
 
 # The likeliest end token has to lead by this before a daemon is held to ending there, and losing
 # the lead has to cost this many times the mean KL that answers may have: a coarse type is not held.
 _CERTAIN_END = 0.5
 _UNLIKELY = 4.0
-# Every so manieth layer of a Gemma sees the whole text, whatever its GGUF lists.
-_PERIODS = {"gemma2": 2, "gemma3": 6}
 _GREEDY = {
     "temperature": 0.0,
     "repeat_penalty": 1.0,
@@ -78,7 +77,7 @@ def check_parity(
         ParityError: the file's context has no room for the probes.
     """
     version = client.version()
-    _refuse_unread_windows(version, tag, metadata)
+    refuse_unread_windows(version, tag, metadata)
     context = check_context(tag, reference, metadata)
     bounds = bounds_of(type, reference, recorded=recorded_noise(metadata))
     run = _Run(client, tag, reference, bounds, reporter or NullReporter())
@@ -91,6 +90,11 @@ def check_parity(
         mean_kl_bound=run.bounds.mean_kl_nats,
     )
     prompts, answers = run.score_prompts(), run.score_answers()
+    scores = run.check_scores(prompts, answers)
+    reason: tuple[Check, ...] = ()
+    if not scores.passed:
+        short = functools.partial(run.agrees_up_to, prompts=prompts, answers=answers)
+        reason = explain_wider_window(version, metadata, short)
     checks = (
         *check_messages(details),  # in front of the difference that it explains
         template,
@@ -98,7 +102,8 @@ def check_parity(
         check_thinking_tags(version, reference, modelfile, metadata),
         _check_counts([*prompts, *answers]),
         context,
-        run.check_scores(prompts, answers),
+        *reason,
+        scores,
         *check_settings(details, modelfile, reference, metadata),
         run.check_ends(),
         run.check_generation(read_parameters(details.parameters).get("stop", [])),
@@ -112,22 +117,6 @@ def check_parity(
         limits=reference.limits,
         checks=checks,
     )
-
-
-def _refuse_unread_windows(version: str, tag: str, metadata: Mapping[str, Any]) -> None:
-    """Layers that see a window, and not all of the text, differ in long texts only."""
-    key = f"{metadata.get('general.architecture')}.attention.sliding_window_pattern"
-    listed, period = metadata.get(key), _PERIODS.get(key.partition(".")[0])
-    if not isinstance(listed, list) or period is None or not has_limit(version, OWN_WINDOWS):
-        return
-    if [bool(slides) for slides in listed] != [
-        (layer + 1) % period != 0 for layer in range(len(listed))
-    ]:
-        raise DaemonError(
-            f"Ollama {version} does not read which layers attend to a window ({key})",
-            model=tag,
-            hint="update Ollama to 0.34.4 or later; a student of the first layers does without",
-        )
 
 
 class _Run:
@@ -231,6 +220,17 @@ class _Run:
         return Check.of(
             LOG_PROBABILITIES, "rounding" if is_rounding else "tensor", difference, numbers
         )
+
+    def agrees_up_to(
+        self, tokens: int, *, prompts: Sequence[Place], answers: Sequence[Place]
+    ) -> bool:
+        """Whether log-probabilities agree at all places with at most so many tokens."""
+        short = [
+            [one for one in places if one.expected_tokens <= tokens]
+            for places in (answers, prompts)
+        ]
+        measured = Measured(*short, special=special_texts(self.reference))
+        return not measured.places or measured.is_within(self.bounds)
 
     def check_ends(self) -> Check:
         """Where an end token is the clear choice, the daemon ends without being told to."""

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fakes.serving import FakeDaemon, small_reference
 
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.errors import DaemonError, ParityError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import Noise
-from ollama_bridge.verify.certificate import LOG_PROBABILITIES, Certificate, Check
+from ollama_bridge.verify.certificate import LOG_PROBABILITIES, WINDOW, Certificate, Check
 from ollama_bridge.verify.parity import check_parity
 
 TAG = "tiny:q8_0"
@@ -107,6 +107,35 @@ def test_windows_that_a_version_has_in_other_layers(
     with pytest.raises(DaemonError, match=key) as caught:
         prove(daemon, metadata=metadata)
     assert "0.34.4" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "window", "everywhere", "named"),
+    [
+        ("0.24.0", "gemma3", 3, False, True),
+        ("0.24.0", "gemma3", 2, True, True),  # every text is longer
+        ("0.24.0", "gemma3", 3, True, False),
+        ("0.24.0", "gemma3", 4, False, False),
+        ("0.24.0", "gemma2", 3, False, False),  # llama.cpp runs it there
+        ("0.34.4", "gemma3", 3, False, False),
+    ],
+)
+def test_a_window_that_a_version_has_wider_is_named_where_it_shows(
+    version: str, architecture: str, window: int, *, everywhere: bool, named: bool
+) -> None:
+    """Not where texts within the window differ as well: that is something else."""
+    reference = small_reference()
+    daemon = FakeDaemon(reference, logprob_shift=2.0, ollama=version)
+    if not everywhere:
+        daemon.shifted_prompt = reference.conversation("plain").rendered + "Yes"
+    metadata = {f"{architecture}.attention.sliding_window": window}
+    certificate = prove(daemon, "f16", metadata)
+    wrong = tuple(one for one in certificate.checks if one.layer == "tensor" and not one.passed)
+    assert wrong[0].name == (WINDOW if named else LOG_PROBABILITIES)
+    with pytest.raises(ParityError) as caught:
+        certificate.model_copy(update={"checks": wrong}).raise_if_failed()
+    assert ("window of" in str(caught.value)) == named
+    assert ("update Ollama" in (caught.value.hint or "")) == named
 
 
 def test_an_answer_of_another_day_is_asked_for_with_its_own_prompt() -> None:
