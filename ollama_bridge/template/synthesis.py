@@ -38,6 +38,7 @@ from ollama_bridge.template.observation import (
     observe,
     use_of_system,
 )
+from ollama_bridge.template.other_tools import describe_tools
 from ollama_bridge.template.probing import (
     CALLED_SHAPES,
     PLAIN_SHAPES,
@@ -163,7 +164,7 @@ class _Synthesis:
         if self._tools:
             self._notation = find_notation(template)
             if self._notation.tool is None:
-                raise inexpressible("it does not write tools as JSON")
+                raise inexpressible(describe_tools(template))
         use = use_of_system(template)
         systems = (False,) if use == "refused" else (False, True)
         if use == "refused":

@@ -197,7 +197,7 @@ def test_what_fails_with_either_loses_both_with_a_reason_each() -> None:
 @pytest.mark.parametrize(
     ("renamed", "reason"),
     [
-        ({}, "it does not write tools as JSON"),
+        ({}, "it writes tools as Python prints them, not as JSON"),
         ({"tools": "xml_tools"}, "the chat template takes them as xml_tools, Ollama gives tools"),
     ],
     ids=["as Python prints them", "by another name"],
@@ -213,6 +213,34 @@ def test_tools_that_are_lost_have_a_name(renamed: dict[str, str], reason: str) -
     assert (found.authority, found.tools, found.thinking) == ("template", False, True)
     lost = [said for said in found.differences if said.startswith("tools are not offered")]
     assert lost == [f"tools are not offered: {reason}"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [
+        ("{{ tool | string }}", "as Python prints them, not as JSON"),
+        ("{{ tool.function }}", "as Python prints them, not as JSON"),
+        ("{{ tool | tojson(separators=(',', ':')) }}", "as JSON with other spaces, or keys in an"),
+        ('{"arguments": {}, "name": {{ tool.function.name | tojson }}}', "as JSON with keys of "),
+        (
+            "### {{ tool.function.name }}\n{{ tool.function.parameters | tojson }}",
+            "each part of a tool by itself, the parameters alone as JSON",
+        ),
+        ("<name>{{ tool.function.name }}</name>", "tools in a form of its own, not as JSON"),
+        ("<tool>", "it does not write what a tool is called"),
+    ],
+)
+def test_how_tools_are_written_that_are_lost_is_said(tool: str, reason: str) -> None:
+    """By what stands in the prompt: of each it is another thing that Go cannot do."""
+    source = (
+        f"{{% for tool in tools or [] %}}{tool}{{% endfor %}}"
+        "{% for message in messages %}[{{ message.role }}]{{ message.content }}[/]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    found = served(source)
+    assert (found.authority, found.tools) == ("template", False)
+    (lost,) = [said for said in found.differences if said.startswith("tools are not offered: ")]
+    assert reason in lost
 
 
 def test_thinking_that_a_sentence_asks_for_has_a_name() -> None:
