@@ -166,6 +166,20 @@ def advice_on_shared(counts: Counter[Split]) -> str | None:
     )
 
 
+def advice_on_sample(taken: int, count: int, *, key: str) -> str:
+    """What to tell of a test set that is not scored whole: others report scores of all of it.
+
+    Args:
+        taken: How many of its texts are scored.
+        count: How many it has.
+        key: What limits them.
+    """
+    return (
+        f"{taken} of the file's {count} test examples will be scored, by the seed: scores are of a "
+        f"sample of its test set; --set data.{key}={count} scores all"
+    )
+
+
 def _folded(value: object) -> str:
     return "" if value is None else str(value).strip().casefold()
 

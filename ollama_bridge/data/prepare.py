@@ -15,7 +15,12 @@ from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.frames import find_frames
 from ollama_bridge.data.messages import collect_messages
-from ollama_bridge.data.own_splits import advice_on_shared, held_out_first, take_splits
+from ollama_bridge.data.own_splits import (
+    advice_on_sample,
+    advice_on_shared,
+    held_out_first,
+    take_splits,
+)
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, numbers_text
 from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
@@ -251,10 +256,10 @@ def _make_splits(
             f"{asked.validation} validation texts: {len(parts['test'])} and "
             f"{len(parts['validation'])} are held out instead"
         )
-    _limit(parts, limits, tally, seed=seed, reporter=reporter)
+    sampled = _limit(parts, limits, tally, seed=seed, reporter=reporter)
     if data.split_col:
         sizes = Sizes(test=len(parts["test"]), validation=len(parts["validation"]))
-    warnings = [*collected.warnings, *few_of_a_label(parts, task.labels)]
+    warnings = [*collected.warnings, *sampled, *few_of_a_label(parts, task.labels)]
     if advice := advice_on_shared(shared):
         warnings.append(advice)
     if is_rendered:
@@ -283,17 +288,25 @@ def _limit(
     *,
     seed: int,
     reporter: Reporter,
-) -> None:
-    """Take from each split what is above its limit; each limit with the key that says it."""
+) -> list[str]:
+    """Take from each split what is above its limit; each limit with the key that says it.
+
+    Returns:
+        What to warn of.
+    """
+    warnings = []
     for name, (key, limit) in limits.items():
         count = len(parts[name])
         parts[name], surplus = limited(parts[name], limit, seed=seed)
         for candidate in surplus:
             tally.leave_out(candidate.source, f"over {key}")
-        if surplus:
+        if surplus and name == "test":
+            warnings.append(advice_on_sample(len(parts[name]), count, key=key))
+        elif surplus:
             what, lift = ("training", "null") if name == "train" else (name, count)
             said = _lifted(f"{len(surplus)} of {count}", f"{what} examples", key, lift)
             reporter.emit(Note(_STAGE, "info", said))
+    return warnings
 
 
 def _leave_out_unfit(

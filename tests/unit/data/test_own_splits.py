@@ -202,18 +202,24 @@ def test_no_text_and_no_document_that_is_held_out_is_trained_on(
 
 
 def test_limits_hold_for_the_files_splits(tmp_path: Path) -> None:
-    """At most so many of each, by the seed, and the option that lifts each is said."""
+    """At most so many of each, by the seed, and the option that lifts each is said.
+
+    That scores are of a part of the test set is a warning, which the data card keeps.
+    """
     path = write(tmp_path, splits_of(["train"] * 60 + ["validation"] * 30 + ["test"] * 40))
     limits = {"max_examples": 50, "validation_examples": 10, "test_examples": 20}
     corpus, heard = run(path, **limits)
     assert corpus.facts == {"train": 50, "validation": 10, "test": 20}
     assert min(numbers(parts_of(corpus)["test"])) > 91
     for said in (
-        "20 of 40 test examples are left out by data.test_examples: --set data.test_examples=40",
+        "20 of the file's 40 test examples will be scored, by the seed: scores are of a sample of ",
         "20 of 30 validation examples are left out by data.validation_examples: --set ",
         "10 of 60 training examples are left out by data.max_examples: --set ",
     ):
         assert any(note.startswith(said) for note in heard.notes)
+    (warning,) = (note for note in heard.warnings if "a sample" in note)
+    assert warning.endswith("; --set data.test_examples=40 scores all")
+    assert warning in json.loads((corpus.path / "card.json").read_text())["notes"]
 
 
 def test_a_row_of_no_split_is_named(tmp_path: Path) -> None:
