@@ -85,6 +85,8 @@ def models_rm(
 ) -> None:
     """Remove an imported model, not its source. Refused while a run is importing it.
 
+    A run that trains from it ends with an error, and goes on when its command is run again.
+
     Examples:
       ollama-bridge models rm gguf-0123 --yes
     """

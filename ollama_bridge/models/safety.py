@@ -23,7 +23,7 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.settings.hf_config import refusals_named
-from ollama_bridge.models.settings.json_files import read_json_object
+from ollama_bridge.models.settings.json_files import no_folder, read_json_object
 from ollama_bridge.models.settings.small_files import TOKENIZER
 from ollama_bridge.models.weights.adapter_folder import classifier, is_adapter
 from ollama_bridge.models.weights.files import (
@@ -81,6 +81,8 @@ def check_has_tokenizer(folder: Path) -> None:
     """
     if (folder / TOKENIZER).is_file():
         return
+    if not folder.is_dir():
+        raise no_folder(folder)
     if not (folder / _SENTENCEPIECE).is_file():
         raise ModelError(
             f"{folder} has no {TOKENIZER}",

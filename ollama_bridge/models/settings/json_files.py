@@ -17,9 +17,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ModelError: missing, or not a JSON object.
     """
     if not path.parent.is_dir():
-        raise ModelError(
-            f"{path.parent} is not a folder", hint="give the folder of a Hugging Face checkpoint"
-        )
+        raise no_folder(path.parent)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
@@ -47,3 +45,16 @@ def added_tokens(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         and isinstance(token.get("content"), str)
         and isinstance(token.get("id"), int)
     ]
+
+
+def no_folder(folder: Path) -> ModelError:
+    """Of a checkpoint that is not there, or not any more: ``models rm`` does not ask who reads it.
+
+    Args:
+        folder: Where it should be.
+    """
+    return ModelError(
+        f"{folder} is not a folder",
+        hint="give the folder of a Hugging Face checkpoint; where it is an import that was removed "
+        "meanwhile, run the same command again, which imports it again and goes on",
+    )

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from ollama_bridge import cli
 from ollama_bridge.assets import home_dir
-from ollama_bridge.errors import ArtifactError
+from ollama_bridge.errors import ArtifactError, ModelError
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.storage.drafts import lock_path, locked
@@ -125,6 +126,15 @@ def test_rm_is_refused_while_a_run_imports_it(model: Checkpoint) -> None:
         refused = call("rm", model.path.name, "--yes")
         assert isinstance(refused.exception, ArtifactError)
     assert model.path.exists()
+
+
+def test_who_reads_one_that_was_removed_is_told_how_to_go_on(model: Checkpoint) -> None:
+    """A run holds no lock on what it trains from: it ends, and what it did is kept."""
+    assert call("rm", model.path.name, "--yes").exit_code == 0
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match="is not a folder") as caught:
+            load(model.path)
+        assert "run the same command again" in (caught.value.hint or "")
 
 
 def test_one_that_is_damaged_is_listed_and_can_be_removed(model: Checkpoint) -> None:
