@@ -21,12 +21,14 @@ from ollama_bridge.models.architectures.entries import Entry, number, text
 from ollama_bridge.models.settings.general import General, writable
 from ollama_bridge.models.settings.json_files import read_json_object
 from ollama_bridge.models.settings.model_card import card_entries, repository_entries, texts_in
+from ollama_bridge.models.settings.small_files import TOKENIZER
 from ollama_bridge.models.weights.adapter_folder import ADAPTER_CONFIG
 from ollama_bridge.models.weights.stored import adapters_of
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, Manifest
 
 VALUES_KEY = "reference_key"  # a fact: what the reference values beside it were computed by
 _ORIGIN, _DATASETS, _MAKER, _BASE = "origin", "datasets", "made_by", "base"
+_MERGED_INTO = "merged_into"
 _BASE_KEY = "general.base_model"
 _SAME_WEIGHTS = ("import", "link", "reference")  # stages that compute none
 # A folder of the hub's cache; neither part of a repository's name may hold two hyphens.
@@ -113,19 +115,23 @@ def reference_of(source: str) -> str | None:
 def owners_folder(folder: Path) -> Path:
     """Of a copy in the cache, the folder that it was made of: mending is in vain in a copy.
 
-    Of anything else, and where that is gone or is an adapter, the folder itself.
+    Of an adapter that is merged, the folder that its tokenizer came from: its own, else its base.
+    Of anything else, and where that is gone, the folder itself.
     """
     with contextlib.suppress(ArtifactError):
-        source = Manifest.read(folder).facts.get("source")
-        if isinstance(source, str) and (Path(source) / "config.json").is_file():
-            return Path(source)
+        facts = Manifest.read(folder).facts
+        source, base = (of.get("source") for of in (facts, writable(facts.get(_MERGED_INTO))))
+        for named, file in ((source, "config.json"), (source, TOKENIZER), (base, "config.json")):
+            if isinstance(named, str) and (Path(named) / file).is_file():
+                return Path(named)
     return folder
 
 
 def base_facts(base: Checkpoint) -> dict[str, Any]:
-    """Facts of a merge: the hub's repository that its base is, where it is one."""
+    """Facts of a merge: the folder of its base, and the hub's repository, where it is one."""
     found = repository_of(base.facts)
-    return {_BASE: found} if found else {}
+    folder = {_MERGED_INTO: {"source": str(owners_folder(base.path))}}
+    return folder | ({_BASE: found} if found else {})
 
 
 def card_of(folder: Path, facts: Mapping[str, Any]) -> list[Entry]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.adapters import build_adapter
 from fakes.json_files import change_json
 
 from ollama_bridge import cli
@@ -82,6 +83,22 @@ def test_the_folder_is_named_and_not_our_copy_of_it(
     """What is changed in a copy is changed in vain, and nobody knows where that is."""
     damage(checkpoint)
     assert_refused([str(checkpoint), "mine"], 4, f"error: {checkpoint}{said}")
+
+
+@pytest.mark.parametrize("has_tokenizer", [False, True])
+def test_of_a_merged_adapter_the_folder_is_named_that_its_tokenizer_came_from(
+    checkpoint: Path, tmp_path: Path, assert_refused: Refused, *, has_tokenizer: bool
+) -> None:
+    """Its base as the user named it, or its own folder; not our copy of both."""
+    adapter = build_adapter(checkpoint, tmp_path / "adapter")
+    change_json(adapter / "adapter_config.json", base_model_name_or_path=str(checkpoint))
+    named = adapter if has_tokenizer else checkpoint
+    if has_tokenizer:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(checkpoint / name, adapter)
+    write_without_end(named)
+    said = f"error: {named}: the chat template writes more than"
+    assert_refused([str(adapter), "mine"], 4, said)
 
 
 @pytest.mark.parametrize("tag", ["has space", "a:b:c", "UPPER/../x", ":latest", ""])
