@@ -240,6 +240,8 @@ class ReferenceValues(_Value):
         context_length: Positions that the weights were made for.
         unstretched_context: Up to which num_ctx a daemon computes short texts as the checkpoint
             does; None: always.
+        numbers: What the config makes of the metadata of a GGUF, by key: sizes, epsilon, positions,
+            windows. Empty in values that were written before there were any.
         generation: Sampling as in ``generation_config.json``, as far as it is set.
         limits: What the chat template does and no Ollama template can, in words.
         conversations: Probes of template, tokenizer and first token.
@@ -263,11 +265,20 @@ class ReferenceValues(_Value):
     vocab_size: int = Field(gt=0)
     context_length: int = Field(gt=0)
     unstretched_context: int | None = Field(default=None, gt=0)
+    numbers: dict[str, bool | int | float | str | list[bool]] = Field(default_factory=dict)
     generation: dict[str, bool | int | float] = Field(default_factory=dict)
     limits: tuple[str, ...] = ()
     conversations: tuple[Conversation, ...] = Field(min_length=1)
     answers: tuple[Answer, ...] = ()
     noise: dict[str, Noise] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without numbers there is no word of them, as in values that were written before."""
+        written: dict[str, Any] = write(self)
+        if not self.numbers:
+            written.pop("numbers", None)
+        return written
 
     @model_validator(mode="after")
     def _names_resolve(self) -> ReferenceValues:

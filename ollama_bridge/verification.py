@@ -51,6 +51,7 @@ from ollama_bridge.verify.certificate import (
     Check,
 )
 from ollama_bridge.verify.context import longest_probe
+from ollama_bridge.verify.numbers import check_numbers
 from ollama_bridge.verify.parity import check_parity
 from ollama_bridge.verify.settings import describe_sampling, read_parameters
 from ollama_bridge.verify.types import check_types
@@ -124,6 +125,9 @@ def verify_tag(
         if against is not None:
             certificate = _with_file(certificate, blob, against, details.model_info)
             certificate = _with_carried(certificate, reference, details.model_info)
+        else:
+            found = check_numbers(reference, details.model_info)
+            certificate = _with_checks(certificate, found, before=LOG_PROBABILITIES)
         attached = _check_attachments(client, tag)
         if attached is not None:
             checks = (*certificate.checks, attached)

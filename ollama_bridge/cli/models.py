@@ -172,6 +172,7 @@ def verify(
       ollama-bridge verify my-model --against ./my-adapter --base ./unquantized-base
     """
     from ollama_bridge import inspection
+    from ollama_bridge.verify.certificate import METADATA
 
     with ConsoleReporter(quiet=quiet) as reporter:
         certificate = inspection.verify(
@@ -201,9 +202,11 @@ def verify(
         if not check.passed and check is not first:
             output.data(f"also {check.layer}: {check.name}: {check.difference}")
     if against is None and not quiet and (first is None or first.layer in ("tokenizer", "tensor")):
+        carries_numbers = any(check.name == METADATA for check in certificate.checks)
+        numbers = "" if carries_numbers else "numbers that only long texts show, "
         output.say(
-            "not compared without the checkpoint: tokens that no probe has, numbers that only long "
-            f"texts show, each tensor by itself: ollama-bridge verify {tag} --against CHECKPOINT"
+            f"not compared without the checkpoint: tokens that no probe has, {numbers}each tensor "
+            f"by itself: ollama-bridge verify {tag} --against CHECKPOINT"
         )
     certificate.raise_if_failed()
 

@@ -7,7 +7,6 @@ again as our converter writes it; so only what is computed otherwise differs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,9 +15,7 @@ from ollama_bridge.errors import ConversionError, ModelError
 from ollama_bridge.models.architectures import Architecture, rope
 from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.gguf.reader import GGUFContents
-
-# Of a float32 that was written by way of another decimal.
-_RELATIVE = 1e-5
+from ollama_bridge.verify.numbers import describe_difference, is_same
 
 
 def compare_metadata(
@@ -38,24 +35,11 @@ def compare_metadata(
     except (ModelError, ConversionError) as exc:
         return [exc.message]
     return [
-        f"{key}: {_shown(found.get(key))} in the GGUF, config.json makes it "
-        f"{_shown(wanted.get(key))}"
+        describe_difference(key, wanted.get(key), found.get(key))
         for key in dict.fromkeys((*wanted, *found))
-        if key not in architecture.unread and not _is_same(wanted.get(key), found.get(key))
+        if key not in architecture.unread and not is_same(wanted.get(key), found.get(key))
     ]
 
 
 def _values(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     return {entry.key: entry.value for entry in architecture.entries(config)}
-
-
-def _is_same(wanted: object, found: object) -> bool:
-    if isinstance(wanted, float) and isinstance(found, float):
-        return math.isclose(wanted, found, rel_tol=_RELATIVE)
-    return wanted == found
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{rope.shortest(value):g}"
-    return "missing" if value is None else str(value)

@@ -212,18 +212,19 @@ def halve_the_context(path: Path) -> None:
 
 def lose_the_scores(path: Path) -> None:
     """SentencePiece's are all alike, as a runtime takes them where there are none."""
-    _change(path, lambda keys: keys.update({"tokenizer.ggml.scores": None}))
+    change_metadata(path, lambda keys: keys.update({"tokenizer.ggml.scores": None}))
 
 
 def forget_bytes(path: Path) -> None:
     """What stands for a byte is a text."""
     types = "tokenizer.ggml.token_type"
-    _change(
+    change_metadata(
         path, lambda keys: keys.update({types: [1 if one == 6 else one for one in keys[types]]})
     )
 
 
-def _change(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def change_metadata(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrite a GGUF with other metadata."""
     rewrite(path, path.with_suffix(".changed"), metadata=change).replace(path)
 
 

@@ -16,6 +16,7 @@ from fakes.architectures import build_checkpoint
 from fakes.command_line import example
 from fakes.exports import (
     Exports,
+    change_metadata,
     damaged,
     forget_bytes,
     halve_a_window_of_2048,
@@ -363,10 +364,45 @@ def test_the_wrong_tensor_is_named(
     assert re.search(words, certificate.first_failure.difference or "")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("attention.layer_norm_rms_epsilon", 1e-5, "1e-05 in the GGUF, config.json makes it 1e-06"),
+        ("rope.scaling.original_context_length", 256, "256 in the GGUF, config.json makes it 128"),
+    ],
+)
+def test_a_number_that_no_answer_shows_is_named(
+    client: Client,
+    created: Callable[[GGUFFile, Modelfile], str],
+    tmp_path: Path,
+    key: str,
+    value: float,
+    said: str,
+) -> None:
+    """The tag carries what its checkpoint's config makes of it."""
+    checkpoint = with_reference_values(
+        resolve_model(
+            str(build_checkpoint("qwen2-yarn", tmp_path / "source")), cache_dir=tmp_path / "cache"
+        ),
+        system="Be brief.",
+        out_dir=tmp_path / "checkpoint",
+    )
+    good = convert(checkpoint, type="f16", out_dir=tmp_path / "good")
+
+    def damage(path: Path) -> None:
+        change_metadata(path, lambda keys: keys.update({f"qwen2.{key}": value}))
+
+    bad = damaged(good, tmp_path / "bad", damage)
+    certificate = verify_tag(created(bad, modelfile_of(bad, "Be brief.")), client=client)
+    failed = [check for check in certificate.checks if not check.passed]
+    assert failed[0].name == "metadata"
+    assert failed[0].difference == f"qwen2.{key}: {said}"
+
+
 def test_a_window_that_no_probe_reaches_is_named(
     client: Client, created: Callable[[GGUFFile, Modelfile], str], tmp_path: Path
 ) -> None:
-    """All answers are right, so that the tag alone proves itself; the checkpoint tells."""
+    """All answers are right; the numbers that the tag carries tell, and so does the checkpoint."""
     sizes = {"max_position_embeddings": 4096}
     source = build_checkpoint("gemma2", tmp_path / "source", sizes=sizes)
     config = json.loads((source / "config.json").read_text())
@@ -379,13 +415,13 @@ def test_a_window_that_no_probe_reaches_is_named(
     good = convert(checkpoint, type="f16", out_dir=tmp_path / "good")
     bad = damaged(good, tmp_path / "bad", halve_a_window_of_2048)
     tag = created(bad, modelfile_of(bad, "Be brief."))
-    assert verify_tag(tag, client=client).passed
-    failure = verify_tag(tag, client=client, against=checkpoint).first_failure
-    assert failure is not None
-    assert failure.name == "metadata"
-    assert failure.difference == (
-        "gemma2.attention.sliding_window: 1024 in the GGUF, config.json makes it 2048"
-    )
+    for against in (None, checkpoint):
+        failure = verify_tag(tag, client=client, against=against).first_failure
+        assert failure is not None
+        assert failure.name == "metadata"
+        assert failure.difference == (
+            "gemma2.attention.sliding_window: 1024 in the GGUF, config.json makes it 2048"
+        )
 
 
 def test_a_tied_matrix_may_be_written_twice(

@@ -6,6 +6,7 @@ synthetic. A 135M checkpoint takes seconds.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ollama_bridge.digests import JSONValue, canonical_json, digest_text
+from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.compute.memory import check_room
 from ollama_bridge.models.gguf.pretokenizers import by_structure
@@ -256,12 +258,20 @@ def _compute(
         vocab_size=len(tokenizer),
         context_length=int(model.config.max_position_embeddings),
         unstretched_context=architecture.unstretched_context(config),
+        numbers=_numbers(architecture, config),
         generation={name: generation[name] for name in _SAMPLING if name in generation},
         limits=tuple(text.limits),
         conversations=conversations,
         answers=answers,
         noise=noise,
     )
+
+
+def _numbers(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a GGUF of the checkpoint; that it has none is told when one is made."""
+    with contextlib.suppress(ConversionError):
+        return {entry.key: entry.value for entry in architecture.entries(config)}
+    return {}
 
 
 def _noise_plans(

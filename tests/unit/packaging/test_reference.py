@@ -20,6 +20,15 @@ def test_is_read_back_equal(tmp_path: Path) -> None:
     assert ReferenceValues.read(tmp_path / "reference.json") == reference
 
 
+def test_values_without_numbers_are_written_as_they_were(tmp_path: Path) -> None:
+    """The bytes of a GGUF that is made again of them are those of the one that was made."""
+    reference = small_reference()
+    assert "numbers" not in json.loads(reference.to_json())
+    numbers = {"llama.rope.freq_base": 10000.0, "llama.block_count": 2, "a.pattern": [True, False]}
+    reference.model_copy(update={"numbers": numbers}).write(tmp_path / "reference.json")
+    assert ReferenceValues.read(tmp_path / "reference.json").numbers == numbers
+
+
 def test_a_date_that_somebody_says_is_no_date_of_the_chat_template() -> None:
     """On another day the template writes another one, and what is said is what it was."""
     reference = small_reference(system="As of 2026.").model_copy(
