@@ -76,10 +76,10 @@ def numbers_text(numbers: Sequence[int | str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """The known name that was probably meant; nothing is like it below a ratio of ``cutoff``."""
     by_folded = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=cutoff)
     return by_folded[near[0]] if near else None
 
 

@@ -40,6 +40,7 @@ _TEXT_NAMES = (
 _ANSWER_NAMES = (
     *("completion", "response", "answer", "output", "target", "category", "class", "sentiment"),
 )
+_MUCH_ALIKE = 0.75  # lab and label; but intent is not far from text
 TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
 _DEFAULT_TEXT_COL = DataSection.model_fields["text_col"].default
@@ -166,7 +167,7 @@ def _advice_on_answers(others: Sequence[str]) -> str:
 
 
 def _check_columns(path: Path, data: DataSection, table: Table, wanted: list[str]) -> None:
-    near = {name: nearest(name, table.columns) for name in wanted if name not in table.columns}
+    near = {name: _meant(name, table.columns) for name in wanted if name not in table.columns}
     if not near:
         return
     lines = [
@@ -180,6 +181,14 @@ def _check_columns(path: Path, data: DataSection, table: Table, wanted: list[str
         + "\n".join(lines),
         hint=advice or f"name the columns: {_as_options(data, near, table.columns)}",
     )
+
+
+def _meant(name: str, columns: Sequence[str]) -> str | None:
+    """The column that is named like it; much like it, where nobody typed that name."""
+    if name not in (_DEFAULT_TEXT_COL, _DEFAULT_LABEL_COL):
+        return nearest(name, columns)
+    holds = (column for column in columns if name in column.casefold())
+    return nearest(name, columns, cutoff=_MUCH_ALIKE) or next(holds, None)
 
 
 def _as_options(data: DataSection, near: Mapping[str, str | None], columns: Sequence[str]) -> str:

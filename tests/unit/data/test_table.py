@@ -562,6 +562,8 @@ def test_answers_may_be_json(tmp_path: Path) -> None:
             {"text_col": ["instruction", "input"], "label_col": "output"},
         ),
         (["id", "Question"], {"text_col": "Question"}),
+        (["message", "intent"], {"text_col": "message"}),
+        (["intent", "review_text"], {"text_col": "review_text"}),
     ],
 )
 def test_columns_that_others_name_so_are_guessed(
