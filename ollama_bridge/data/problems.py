@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -103,13 +104,7 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {exc.strerror}") from exc
     for begin, kind in _NO_TEXTS.items():
         if data.startswith(begin):
-            unpack = _UNPACKED_BY.get(kind.rpartition(" ")[2])
-            raise DataError(
-                f"{path} is not text: it is {kind}",
-                hint=f"{unpack} {quote(str(path))}"
-                if unpack
-                else "save it as CSV, or as JSON lines, in UTF-8",
-            )
+            raise DataError(f"{path} is not text: it is {kind}", hint=_to_text(path, kind))
     encoding = encoding_of(data)
     if encoding != "utf-16" and (wide := _unmarked_utf16(data[:_BEGIN_BYTES])):
         raise DataError(
@@ -154,6 +149,17 @@ def _unmarked_utf16(begin: bytes) -> str | None:
     if max(high, low) <= len(begin) / 4 or min(high, low) > len(begin) / 32:
         return None
     return "utf-16be" if high > low else "utf-16le"
+
+
+def _to_text(path: Path, kind: str) -> str:
+    """What makes text of a file of some kind, which may be a table of texts or of conversations."""
+    if unpack := _UNPACKED_BY.get(kind.rpartition(" ")[2]):
+        return f"{unpack} {quote(str(path))}"
+    if kind == "Parquet":
+        old, new = (json.dumps(str(one)) for one in (path, unused(path.with_suffix(".jsonl"))))
+        code = f'read_parquet({old}).to_json({new}, orient="records", lines=True)'
+        return f"with pandas and pyarrow: python3 -c {quote(f'import pandas; pandas.{code}')}"
+    return "save it as CSV, or as JSON lines, in UTF-8"
 
 
 def _to_utf8(path: Path, encoding: str) -> str:

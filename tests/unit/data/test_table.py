@@ -428,7 +428,13 @@ def test_utf_16_without_its_mark_is_named(tmp_path: Path, encoding: str) -> None
             "a workbook",
             "save it as CSV, or as JSON lines, in UTF-8",
         ),
-        ("mine.parquet", b"PAR1\x15", "Parquet", "save it as CSV, or as JSON lines, in UTF-8"),
+        (
+            "mine.parquet",
+            b"PAR1\x15",
+            "Parquet",
+            'with pandas and pyarrow: python3 -c \'import pandas; pandas.read_parquet("{}")'
+            '.to_json("{}/mine.jsonl", orient="records", lines=True)\'',
+        ),
         ("mine.csv.gz", gzip.compress(b"text,label\n", mtime=0), "gzip", "gunzip -k {}"),
         ("mine.csv.bz2", bz2.compress(b"text,label\n"), "bzip2", "bunzip2 -k {}"),
         ("mine.csv.xz", lzma.compress(b"text,label\n"), "xz", "unxz -k {}"),
@@ -443,7 +449,7 @@ def test_what_is_no_text_is_named(
     path.write_bytes(begin + bytes(range(256)))
     with pytest.raises(DataError, match=f"not text: it is .*{kind}") as caught:
         collect(path)
-    assert caught.value.hint == hint.format(path)
+    assert caught.value.hint == hint.format(path, tmp_path)
 
 
 @pytest.mark.parametrize(
