@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from ollama_bridge.data.candidates import Candidate, Split
 from ollama_bridge.data.cleaning import text_key
@@ -54,6 +55,13 @@ class Deduplicated:
     contrasts: int
     shared: Mapping[Split, int]
 
+    def contradictory_places(self) -> list[str]:
+        """Where they stand and how each is labelled; what says the same stands together."""
+        alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for one in self.contradictory:
+            alike[_key(one)].append(f"{one.example.id} ({one.example.label})")
+        return list(chain.from_iterable(alike.values()))
+
 
 @dataclass(frozen=True)
 class Near:
@@ -89,7 +97,7 @@ def remove_duplicates(
         on_progress: Told now and then how many texts of how many were compared; a search may have
             to begin again.
     """
-    keys = [(candidate.instruction, text_key(candidate.text)) for candidate in candidates]
+    keys = list(map(_key, candidates))
     labels: dict[tuple[str, str], set[str | None]] = defaultdict(set)
     for key, candidate in zip(keys, candidates, strict=True):
         labels[key].add(candidate.example.label)
@@ -201,6 +209,10 @@ def near_duplicates(
             for index in indexes:
                 index.add(place)
     return found
+
+
+def _key(candidate: Candidate) -> tuple[str, str]:
+    return (candidate.instruction, text_key(candidate.text))
 
 
 def _split_if_other(candidate: Candidate, original: Candidate) -> tuple[Split, ...]:

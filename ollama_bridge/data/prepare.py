@@ -373,6 +373,9 @@ def _leave_out_duplicates(
         for candidate in gone:
             collected.tally.leave_out(candidate.source, reason)
     shared.update(unique.shared)
+    if unique.contradictory and data.path:
+        places = numbers_text(unique.contradictory_places())
+        notes.append(f"one text under different labels: {places}; left out")
     if unique.contrasts:
         where = "in the same split as that one"
         if data.split_col:

@@ -204,6 +204,8 @@ def test_unusable_texts_are_counted(tmp_path: Path) -> None:
     heard = Listener()
     corpus = prepare(data, SENTIMENT, seed=0, out_dir=tmp_path / "out", reporter=heard)
     assert "control tokens: <|im_end|> in row-42" in heard.notes
+    said = "one text under different labels: row-45 (positive), row-46 (negative); left out"
+    assert said in heard.notes
     card = json.loads((corpus.path / "card.json").read_text())
     assert {reason: counts["table"] for reason, counts in card["left_out"].items()} == {
         "exact duplicate": 1,
