@@ -21,6 +21,7 @@ from ollama_bridge.closing import Closing
 
 EVENTS_VERSION = 1
 _PROGRESS_INTERVAL_S = 5.0
+_TOLD_LAST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,34 @@ def _cut_off_torn_line(path: Path) -> None:
     content = path.read_bytes() if path.is_file() else b""
     if content and not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def last_told(path: Path) -> str | None:
+    """What the last events of ``events.jsonl`` tell: the stage and how much of it is done.
+
+    None: none that can be read; they may be those of another version.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _TOLD_LAST_BYTES))
+            lines = stream.read().splitlines()
+    except OSError:
+        return None
+    stage: str | None = None
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line
+            event = json.loads(line)
+            stage = stage or event["stage"]
+            if event["stage"] != stage:
+                continue
+            match event["event"]:
+                case Progress.__name__:
+                    return f"{stage} {event['done']}/{event['total']} {event['unit']}"
+                case StageFinished.__name__ | StageReused.__name__:
+                    return f"{stage} done"
+                case StageStarted.__name__:
+                    return stage
+    return stage
 
 
 class TeeReporter:

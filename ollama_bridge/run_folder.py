@@ -15,7 +15,7 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.storage.atomic_files import raise_if_disk_full, write_json_atomic
-from ollama_bridge.storage.drafts import locked
+from ollama_bridge.storage.drafts import is_locked, locked
 
 if TYPE_CHECKING:
     from ollama_bridge.recipe.config import Recipe
@@ -75,6 +75,11 @@ def hold_run(
     except OSError as exc:
         raise_if_disk_full(exc, run_dir)
         raise
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process works in a run now."""
+    return is_locked(run_dir / _LOCK_NAME)
 
 
 def _remove_unbegun(run_dir: Path) -> None:

@@ -31,11 +31,16 @@ RunArgument = Annotated[
 
 @app.command("ls")
 def runs_ls(as_json: options.JSONOption = False) -> None:
-    """List the runs in the home folder. The command that began an unfinished one goes on with it.
+    """List the runs in the home folder, and what those that are running have come to.
+
+    The command that began an unfinished one goes on with it.
 
     Examples:
       ollama-bridge runs ls
     """
+    from ollama_bridge.reporting import last_told
+    from ollama_bridge.run_folder import EVENTS_NAME
+
     rows: list[dict[str, Any]] = []
     for run in _all_runs():
         size_bytes = sum(one.st_size for one in statuses(run))
@@ -48,6 +53,7 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
                 "stages": stages,
                 "size_bytes": size_bytes,
                 "finished": state == "finished",
+                "at": last_told(run / EVENTS_NAME) if state == "running" else None,
             }
         )
     if as_json:
@@ -60,6 +66,7 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
                 "STATE": row["state"],
                 "STAGES": row["stages"],
                 "SIZE": output.size(row["size_bytes"]),
+                "AT": row["at"] or "",
             }
             for row in rows
         ]
@@ -145,12 +152,15 @@ def _all_runs() -> list[Path]:
 def _state(run: Path, stages: int) -> str:
     """Finished: nothing in it was begun only, and a build or a package has come to its end.
 
-    What was never begun, or whose artefacts somebody removed, is empty.
+    What was never begun, or whose artefacts somebody removed, is empty. Running: a process works
+    there now.
     """
     from ollama_bridge.publishing.papers import CARD_NAME  # written last
-    from ollama_bridge.run_folder import is_run
+    from ollama_bridge.run_folder import is_held, is_run
     from ollama_bridge.storage.drafts import holds_draft
 
+    if is_held(run):
+        return "running"
     if holds_draft(run):
         return "unfinished"
     if is_run(run):

@@ -349,6 +349,16 @@ def locked(
         yield
 
 
+def is_locked(lock_path: Path) -> bool:
+    """Whether a process holds a lock. False as well where that cannot be told."""
+    with contextlib.suppress(OSError), lock_path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

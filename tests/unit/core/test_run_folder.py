@@ -17,6 +17,14 @@ from ollama_bridge.cli import completion
 from ollama_bridge.errors import ArtifactError, ConfigError, DiskFullError
 from ollama_bridge.publishing.papers import CARD_NAME
 from ollama_bridge.recipe.config import Recipe, parse_recipe
+from ollama_bridge.reporting import (
+    Event,
+    JSONLReporter,
+    Note,
+    Progress,
+    StageFinished,
+    StageStarted,
+)
 from ollama_bridge.run_folder import EVENTS_NAME, hold_run, name_of_data, note_origin
 from ollama_bridge.storage.artifacts import MANIFEST_NAME
 from ollama_bridge.storage.drafts import draft_path
@@ -212,3 +220,39 @@ def test_tags_are_checked_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="81 characters"):
         pipeline.build(recipe, out_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "at"),
+    [
+        ([], None),
+        ([StageStarted("distill")], "distill"),
+        ([StageStarted("label"), Progress("label", 3, 9, "texts")], "label 3/9 texts"),
+        (
+            [
+                Progress("distill", 7, 61, "steps"),
+                Note("label", "info", "x"),
+                Note("distill", "info", "y"),
+            ],
+            "distill 7/61 steps",
+        ),
+        (
+            [Progress("distill", 61, 61, "steps"), StageFinished("distill", "p", 2.0)],
+            "distill done",
+        ),
+        ([Progress("convert", 1, 1, "files"), StageStarted("convert")], "convert"),
+    ],
+)
+def test_a_run_that_is_running_says_what_it_has_come_to(told: list[Event], at: str | None) -> None:
+    """Whoever asks from a second shell would take it for one to be begun again."""
+    run = home_dir() / "runs" / "mine"
+    with hold_run(run), JSONLReporter(run / EVENTS_NAME) as events:
+        for event in told:
+            events.emit(event)
+        with (run / EVENTS_NAME).open("a") as stream:
+            stream.write('{"half": "a li')
+        listed = CliRunner().invoke(cli.app, ["runs", "ls", "--json"])
+        (row,) = json.loads(listed.stdout)
+        assert (row["state"], row["at"], row["finished"]) == ("running", at, False)
+    (row,) = json.loads(CliRunner().invoke(cli.app, ["runs", "ls", "--json"]).stdout)
+    assert (row["state"], row["at"]) == ("unfinished", None)
