@@ -14,6 +14,7 @@ from ollama_bridge.digests import digest_text
 from ollama_bridge.encoding.end_keys import key_of_ends
 from ollama_bridge.encoding.row_dates import key_of_dates
 from ollama_bridge.errors import ConfigError, ModelError
+from ollama_bridge.evaluation.alike import tell_of_labels, tell_of_replies
 from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.held_out import (
     held_out_examples,
@@ -110,7 +111,9 @@ def evaluate(
         }
         if task.kind == "classify":
             write_predictions(draft.path / "predictions.jsonl", examples, said)
-            _tell_of_one_label(examples, said, reporter)
+            tell_of_labels(STAGE, examples, said, reporter)
+        else:
+            tell_of_replies(STAGE, examples, said, reporter)
         manifest = complete_report(
             draft,
             "Scores in torch",
@@ -281,21 +284,6 @@ def _tell_of_too_long(facts: Mapping[str, object], total: int, examinee: _Examin
         "alone, and what it answers to these says little; lower data.max_chars to leave them out"
     )
     examinee.reporter.emit(Note(examinee.stage, "warning", message))
-
-
-def _tell_of_one_label(
-    examples: Sequence[Example], said: Mapping[str, Sequence[str]], reporter: Reporter
-) -> None:
-    """A model that has one answer for every text may have the accuracy of one that reads them."""
-    if len({example.label for example in examples}) == 1:
-        return
-    for name, labels in said.items():
-        if len(set(labels)) == 1:
-            message = (
-                f"{name} says {labels[0]!r} to all {len(labels)} texts: it tells nothing apart; "
-                "more examples, more epochs or more layers may help"
-            )
-            reporter.emit(Note(STAGE, "warning", message))
 
 
 def _tell_of_cuts(

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.wire.address import DEFAULT_PORT, read_address
 from ollama_bridge.digests import canonical_json
+from ollama_bridge.evaluation.alike import tell_of_replies
 from ollama_bridge.evaluation.held_out import (
     held_out_examples,
     teaches_thoughts,
@@ -87,6 +88,8 @@ def evaluate_served(
             answered = read_answers(journal, models, examples, task, exam.thinking)
         exam.tell(answered, reporter)
         said = {name: one.answers for name, one in answered.items()}
+        if task.kind == "reply":
+            tell_of_replies(STAGE, examples, said, reporter)
         write_predictions(draft.path / "predictions.jsonl", examples, said)
         manifest = complete_report(
             draft,

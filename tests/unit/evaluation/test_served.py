@@ -405,14 +405,38 @@ def test_replies_are_described(corpus: Corpus, tmp_path: Path) -> None:
     )
     student = json.loads(report.report_path.read_text())["models"]["student"]
     cut = round(70 * (1 - student["ended"]))
-    for warning, (name, limit) in zip(
-        listener.notes, {"teacher": 6, "student": 3}.items(), strict=True
-    ):
+    cuts = [note for note in listener.notes if "were cut" in note]
+    for warning, (name, limit) in zip(cuts, {"teacher": 6, "student": 3}.items(), strict=True):
         assert warning.startswith(f"{cut} of 70 answers of the {name} were cut at {limit} tokens,")
     assert "| limit of an answer (tokens) | 6 " in read_markdown(report)
     texts = [one.messages[1].content for one in sentiment_examples(70, name="test")]
     assert student["ended"] == pytest.approx(sum(len(text) % 2 for text in texts) / 70)
     assert "answers ended by themselves" in read_markdown(report)
+
+
+def test_a_tag_that_answers_most_texts_alike_is_told(corpus: Corpus, tmp_path: Path) -> None:
+    """As it is served: with the tag's own parameters it may do so, and in torch not."""
+    client, listener = FakeClient(), Listener()
+    answer = client.chat
+
+    def alike(model: str, messages: Any, *, options: Mapping[str, object]) -> Any:
+        given = answer(model, messages, options=options)
+        if given is not None and model == TAGS["student"]:
+            given.text, given.done_reason = "Buy it!", "stop"
+        return given
+
+    client.chat = alike  # type: ignore[method-assign]
+    evaluate_served(
+        TAGS,
+        corpus,
+        SETTINGS,
+        REPLY,
+        client=client,
+        out_dir=tmp_path / "served",
+        reporter=listener,
+    )
+    (warning,) = [note for note in listener.notes if note.startswith("student answers")]
+    assert warning.startswith("student answers 70 of 70 texts with 'Buy it!': it tells little")
 
 
 def test_a_missing_tag_is_named(corpus: Corpus, tmp_path: Path) -> None:
