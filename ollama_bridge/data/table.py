@@ -40,6 +40,7 @@ _TEXT_NAMES = (
 _ANSWER_NAMES = (
     *("completion", "response", "answer", "output", "target", "category", "class", "sentiment"),
 )
+_MOSTLY_APART = 0.9  # codes that come again and again may be what is answered
 _MUCH_ALIKE = 0.75  # lab and label; but intent is not far from text
 TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
@@ -143,16 +144,24 @@ def _candidate(
 
 
 def _other_texts(table: Table, wanted: Sequence[str]) -> list[str]:
-    """The columns that are not read, though some cell of theirs has letters."""
-    return [
-        name
+    """The columns that are not read, though some cell of theirs has letters; without numbers."""
+    cells = {
+        name: [cell for row in table.rows if isinstance(cell := row.cells.get(name), str)]
         for name in table.columns
         if name not in wanted
-        and any(
-            isinstance(cell := row.cells.get(name), str) and any(map(str.isalpha, cell))
-            for row in table.rows
-        )
+    }
+    return [
+        name
+        for name, texts in cells.items()
+        if any(any(map(str.isalpha, text)) for text in texts) and not _are_numbers(texts)
     ]
+
+
+def _are_numbers(texts: Sequence[str]) -> bool:
+    """Whether they tell rows apart, as those of orders and articles do: A-17, A-18."""
+    return len(set(texts)) >= _MOSTLY_APART * len(texts) and all(
+        len(text.split()) == 1 and any(map(str.isdecimal, text)) for text in filter(None, texts)
+    )
 
 
 def _advice_on_answers(others: Sequence[str]) -> str:

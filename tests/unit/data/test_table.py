@@ -634,6 +634,9 @@ def test_a_json_array_is_told_what_to_do(tmp_path: Path, name: str) -> None:
             "--label-col NAME ",
         ),
         (("Nummer",), ""),
+        (("Artikel", "Nummer"), ""),
+        (("Antwort", "Artikel"), "'Antwort' is not read; "),
+        (("Antwort", "Fach"), "'Antwort', 'Fach' are not read; "),
         ((), ""),
     ],
 )
@@ -642,6 +645,7 @@ def test_answers_under_another_name_are_asked_for(
 ) -> None:
     """They would all be dropped, and a teacher write others; columns of numbers hold none."""
     cells = {"Antwort": "Gerne: Teil {n}.", "Kanal": "mail", "Nummer": "{n}"}
+    cells |= {"Artikel": "P-{n}", "Fach": "F1"}
     rows = [
         {"Frage": f"Wo ist {n}?", **{name: cells[name].format(n=n) for name in others}}
         for n in range(39)
