@@ -44,6 +44,7 @@ from ollama_bridge.cli import (
     stages,
 )
 from ollama_bridge.cli.chat import chat
+from ollama_bridge.cli.output import Fail
 from ollama_bridge.errors import ConfigError, ModelError, OllamaBridgeError
 
 _INTERRUPTED = 130
@@ -108,8 +109,12 @@ app.add_typer(imported.app, name="models")
 manual.use_in(app)
 
 
-def main() -> None:
-    """Run the command line; every error ends here as one message and an exit code."""
+def main(fail: Fail = output.fail) -> None:
+    """Run the command line; every error ends here as one message and an exit code.
+
+    Args:
+        fail: Tells an error, as a JSON document if ``as_json``; returns the exit code.
+    """
     _open_what_is_closed()
     output.print_anything()
     quiet_libraries()
@@ -122,15 +127,15 @@ def main() -> None:
     except OllamaBridgeError as error:
         if os.environ.get("OLLAMA_BRIDGE_TRACEBACK", "") not in ("", "0"):
             traceback.print_exception(error)
-        sys.exit(output.fail(error, as_json=as_json))
+        sys.exit(fail(error, as_json=as_json))
     except typer.Abort as abort:
         if isinstance(abort.__context__, KeyboardInterrupt):
             output.say("")  # the question's line has no end
             output.interrupted(resumes=False, as_json=as_json)
             sys.exit(_INTERRUPTED)
-        sys.exit(output.fail(OllamaBridgeError("not confirmed", hint="add --yes"), as_json=as_json))
+        sys.exit(fail(OllamaBridgeError("not confirmed", hint="add --yes"), as_json=as_json))
     except TyperException as wrong:
-        sys.exit(_refuse(wrong, as_json=as_json))
+        sys.exit(_refuse(wrong, fail, as_json=as_json))
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours.
         _write_no_more()
@@ -139,10 +144,10 @@ def main() -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _write_no_more()
             full = OllamaBridgeError(f"the output cannot be written: {error.strerror}")
-            sys.exit(output.fail(full, as_json=False))
+            sys.exit(fail(full, as_json=False))
         if error.filename is None or isinstance(error.filename, int):
             raise
-        sys.exit(output.fail(_out_of_reach(error), as_json=as_json))
+        sys.exit(fail(_out_of_reach(error), as_json=as_json))
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of pyo3, which gives it no better base
             raise
@@ -151,7 +156,7 @@ def main() -> None:
             hint="most often the model's tokenizer.json is damaged: replace it with the one of the "
             "original model; if that does not help, report this",
         )
-        sys.exit(output.fail(broken, as_json=as_json))
+        sys.exit(fail(broken, as_json=as_json))
     if code == _INTERRUPTED:
         output.interrupted(resumes=not _RESUMED.isdisjoint(words[:1]), as_json=as_json)
     sys.exit(code)
@@ -179,7 +184,7 @@ def _out_of_reach(error: OSError) -> OllamaBridgeError:
     return OllamaBridgeError(f"{place}: {error.strerror}", hint=hint)
 
 
-def _refuse(wrong: TyperException, *, as_json: bool) -> int:
+def _refuse(wrong: TyperException, fail: Fail, *, as_json: bool) -> int:
     """What was typed is no command, or not one with these options."""
     context = getattr(wrong, "ctx", None)
     if type(wrong).__name__ == "NoArgsIsHelpError":
@@ -188,7 +193,7 @@ def _refuse(wrong: TyperException, *, as_json: bool) -> int:
     named = context.command_path if context is not None else "ollama-bridge"
     message = " ".join(wrong.format_message().split()).rstrip(".")
     error = ConfigError(message[:1].lower() + message[1:], hint=f"{named} --help")
-    return output.fail(error, as_json=as_json)
+    return fail(error, as_json=as_json)
 
 
 def quiet_libraries() -> None:

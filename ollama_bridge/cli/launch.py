@@ -3,33 +3,89 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ollama_bridge.storage.atomic_files import write_text_atomic
+
+if TYPE_CHECKING:
+    from ollama_bridge.errors import OllamaBridgeError
+
+_WRONG_INPUT = 2  # the exit code of what is wrong however often it is tried
+# When one process has failed, torchrun ends the others within tenths of a second.
+_FIRST_ONES_TURN_S = 5.0
 
 
 def launch(command: str) -> None:
     """Run a command of ours, with the arguments behind the file's name, in all processes.
 
-    Used by ``training/*.py``. The first process prints; errors are every process's own.
+    Used by ``training/*.py``. The first process prints. An error of all processes is told once, and
+    the last that torchrun prints; where it is of the input, restarts end without trying it again.
     """
+    _end_as_before()
     from ollama_bridge.cli import main, output, quiet_libraries
     from ollama_bridge.errors import ConfigError
 
     quiet_libraries()  # before torch is loaded
     from ollama_bridge.train.ranks import joined
 
-    sys.argv[1:1] = [command]
+    def fail(error: OllamaBridgeError, *, as_json: bool) -> int:
+        _leave_for_torchrun(error)
+        return output.fail(error, as_json=as_json)
+
+    sys.argv[:1] = ["ollama-bridge", command]  # as messages name it
     try:
         with joined() as ranks:
             if ranks.first:
-                main()
+                main(fail)
             else:
                 with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-                    main()
+                    main(fail)
     except ConfigError as error:  # of the joining: main ends with its own
         as_json = "--json" in sys.argv and is_first_process()
-        sys.exit(output.fail(error, as_json=as_json))
+        sys.exit(fail(error, as_json=as_json))
+
+
+def _leave_for_torchrun(error: OllamaBridgeError) -> None:
+    message = "\n".join([error.message, *([f"fix: {error.hint}"] if error.hint else [])])
+    # torch's own form (ErrorHandler.record_exception); the exit code is for the next attempt.
+    extra = {"timestamp": str(int(time.time()))}
+    told = {"message": {"message": message, "extraInfo": extra}, "exit_code": error.exit_code}
+    _leave(json.dumps(told))
+
+
+def _leave(told: str) -> None:
+    """Write an error where torchrun looks for it.
+
+    A process whose error the first one has as well is ended while it waits here.
+    """
+    if not is_first_process():
+        time.sleep(_FIRST_ONES_TURN_S)
+    if (path := _error_file()) is not None:
+        write_text_atomic(path, told)
+
+
+def _end_as_before() -> None:
+    """End at once where a process of the attempt before was told that its input is wrong."""
+    path, attempt = _error_file(), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if path is None or attempt == 0:
+        return
+    # torchrun's: attempt_N/PROCESS/error.json, a folder for each of this machine's processes.
+    for earlier in path.parents[2].glob(f"attempt_{attempt - 1}/*/{path.name}"):
+        told = earlier.read_text(encoding="utf-8")
+        if json.loads(told).get("exit_code") == _WRONG_INPUT:
+            _leave(told)
+            sys.exit(_WRONG_INPUT)
+
+
+def _error_file() -> Path | None:
+    """Where torchrun looks for what went wrong; None without it, or where it keeps no files."""
+    name = os.environ.get("TORCHELASTIC_ERROR_FILE", os.devnull)
+    return None if name == os.devnull else Path(name)
 
 
 def is_first_process() -> bool:

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import IO, Protocol
 
 from ollama_bridge.errors import OllamaBridgeError
 
@@ -17,6 +17,13 @@ _CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t
 _CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 # Those of them that JSON does not escape by itself.
 _CONTROLS_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
+
+class Fail(Protocol):
+    """What tells an error."""
+
+    def __call__(self, error: OllamaBridgeError, *, as_json: bool) -> int:
+        """As :func:`fail`."""
 
 
 def print_anything() -> None:

@@ -186,6 +186,19 @@ def test_two_processes_tune_as_one(base: Checkpoint, corpus: Corpus, tmp_path: P
     assert tuned.facts["merge_max_logit_difference"] < 1e-3
 
 
+def test_what_is_wrong_is_told_once_and_not_tried_again(tmp_path: Path) -> None:
+    """torchrun starts all processes again, whatever ended them; its summary ends with the error."""
+    command = torchrun(TRAINING / "distill.py", "chat", "--strat", "x", restarts=2)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("error: no such option: --strat") == 1
+    assert done.stderr.count("fix:   ollama-bridge distill --help") == 1
+    assert done.stderr.count("(exitcode: 2)") == 3  # by torchrun, an attempt each
+    summary = done.stderr[done.stderr.index("Root Cause") :]
+    assert "no such option: --strat" in summary
+    assert "ollama-bridge distill --help" in summary
+
+
 @pytest.fixture(scope="module")
 def pair(
     base: Checkpoint, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
