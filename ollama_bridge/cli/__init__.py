@@ -44,6 +44,7 @@ from ollama_bridge.cli import (
     stages,
 )
 from ollama_bridge.cli.chat import chat
+from ollama_bridge.cli.launch import is_first_process
 from ollama_bridge.cli.output import Fail
 from ollama_bridge.errors import ConfigError, ModelError, OllamaBridgeError
 
@@ -157,7 +158,7 @@ def main(fail: Fail = output.fail) -> None:
             "original model; if that does not help, report this",
         )
         sys.exit(fail(broken, as_json=as_json))
-    if code == _INTERRUPTED:
+    if code == _INTERRUPTED and is_first_process():  # torchrun passes Ctrl-C on to all of them
         output.interrupted(resumes=not _RESUMED.isdisjoint(words[:1]), as_json=as_json)
     sys.exit(code)
 

@@ -20,6 +20,7 @@ from fakes.terminal import (
     wait_until_it_sleeps,
 )
 
+from ollama_bridge import cli
 from ollama_bridge.cli.chat.chat import talk
 from ollama_bridge.cli.chat.repl import Repl
 
@@ -65,6 +66,19 @@ def test_ctrl_c_ends_a_command(line: str, route: str, daemon: StallingDaemon) ->
     interrupt(*line.split(), when=daemon.is_asked, OLLAMA_HOST=daemon.host)
     assert not Path("out.jsonl").exists()
     assert not Path("speed.svg").exists()
+
+
+@pytest.mark.parametrize(("rank", "times"), [("0", 1), ("1", 0)])
+def test_of_several_processes_the_first_says_so(
+    rank: str, times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun passes Ctrl-C on to all that it started."""
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(cli, "app", lambda **_: 130)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.count("interrupted") == times
 
 
 def test_a_batch_goes_on_where_it_was_interrupted(daemon: StallingDaemon) -> None:
