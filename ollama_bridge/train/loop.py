@@ -128,7 +128,7 @@ def train(
         reporter=reporter,
         validate=validate,
         early=None if section is None else Stopping(section, score),
-        saver=_Saver(state_path, settings.checkpoint_interval_s),
+        saver=_Saver(state_path, settings.checkpoint_interval_s, has_saved=saved is not None),
         position=position,
     )
     written = [phase.on_policy for phase in phases if phase.on_policy is not None]
@@ -222,6 +222,7 @@ class _Run:
         stopping = self.early if is_last else None
         every = stopping.interval(len(batches)) if stopping else len(batches)
         order: list[tuple[int, ...]] = []
+        is_new = position.step < steps
 
         while position.step < steps:
             epoch, index = divmod(position.step, len(batches))
@@ -261,8 +262,10 @@ class _Run:
             if position.step < steps and ranks.agree(self.saver.is_due()):
                 self.saver.save(position, weights, optimizer)
 
-        # A phase that is over must not be trained again, however short the next one is.
-        if not is_last:
+        # A phase that is over must not be trained again, however short the next one is; nor the
+        # last one while its checkpoint is completed, where there is room for a state at all. What
+        # stopped early would go on.
+        if not is_last or (is_new and position.step == steps and self.saver.has_saved):
             self.saver.save(position, weights, optimizer)
 
     def keep_best(self) -> None:
@@ -352,7 +355,8 @@ def _check_finite(value: torch.Tensor, what: str, stage: str, step: int) -> None
 class _Saver:
     """Saves the state from time to time."""
 
-    def __init__(self, path: Path, interval_s: float) -> None:
+    def __init__(self, path: Path, interval_s: float, *, has_saved: bool) -> None:
+        self.has_saved = has_saved
         self._path = path
         self._interval_s = interval_s
         self._last_s = time.monotonic()
@@ -363,6 +367,7 @@ class _Saver:
     def save(self, position: Position, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
         start_s = time.monotonic()
         save_state(self._path, position, weights=weights, optimizer=optimizer)
+        self.has_saved = True
         self._last_s = time.monotonic()
         took_s = self._last_s - start_s
         self._interval_s = max(self._interval_s, took_s / _MAX_SAVING_SHARE)

@@ -11,7 +11,9 @@ import pytest
 from fakes.listening import Listener
 
 from ollama_bridge.recipe.config import DistillSection, OnPolicySection, StudentSection
+from ollama_bridge.reporting import Progress
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
+from ollama_bridge.train import distill as distill_module
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.result import LOG_NAME
 
@@ -105,3 +107,45 @@ def test_sigkill_costs_time_and_no_bit(
     resumed = Checkpoint.open(resumed.path, verify_digests=True)
     assert resumed.digest == whole.digest
     assert LOG_NAME in resumed.manifest.files
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, ON_POLICY], ids=["labels", "on_policy"])
+def test_what_is_trained_is_not_trained_again(
+    talker: Checkpoint,
+    corpus: Corpus,
+    labels: SoftLabels,
+    tmp_path: Path,
+    settings: DistillSection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind the last step a checkpoint takes its time; a stop there costs that alone."""
+
+    def student(name: str, listener: Listener) -> Checkpoint:
+        return distill(
+            talker,
+            corpus,
+            labels,
+            settings,
+            student=StudentSection(layers=2),
+            teacher=talker,
+            system=None,
+            out_dir=tmp_path / name,
+            reporter=listener,
+        )
+
+    whole, stopped, resumed = Listener(), Listener(), Listener()
+    expected = student("whole", whole)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(distill_module, "complete_checkpoint", interrupted)
+        student("student", stopped)
+    assert student("student", resumed).digest == expected.digest
+    assert steps_of(stopped) == steps_of(whole)
+    assert steps_of(resumed) == 0
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def steps_of(listener: Listener) -> int:
+    return sum(isinstance(event, Progress) and event.unit == "steps" for event in listener.events)
