@@ -139,6 +139,7 @@ def test_what_the_template_writes_before_a_label_begins_none(
     """An empty thought is every answer's: whether it is likely says nothing of labels."""
     folder = build_reasoner(tmp_path / "reasoner")
     model, tokenizer = load_model(folder), load_tokenizer(folder)
+    torch.manual_seed(0)  # of the new rows
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.requires_grad_(False)
     thought = tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"]
