@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ollama_bridge.client.model_names import name_key
 from ollama_bridge.conversion.source import Source
@@ -20,6 +21,9 @@ from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.tag_parameters import check_labels_fit, limits_of
 from ollama_bridge.template.authority import decide
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _IN_OLLAMA = "ollama:"  # of a model reference
 
@@ -76,12 +80,14 @@ def check_start(
         TrainingError: the student's tokens are not the teacher's, and have to be, or have too
             little in common with them; or nothing would teach it to stop.
     """
+    from ollama_bridge.models.load import load_tokenizer
     from ollama_bridge.models.settings.generation_defaults import read_generation_config
     from ollama_bridge.train.student_check import check_student
 
     check_settings(recipe.modelfile)
     check_can_be_written(start)
-    check_end_is_learnt(start)
+    tokenizer = load_tokenizer(start.path)  # once for all: the larger, the longer it takes
+    check_end_is_learnt(start, tokenizer)
     beside = teacher if recipe.needs_same_tokens else None
     notes = check_student(recipe.student, recipe.distill, start, beside)
     if notes and daemon_version is not None and has_limit(daemon_version, OWN_WINDOWS):
@@ -93,11 +99,11 @@ def check_start(
     check_size(recipe, start)
     answers_given = not recipe.teacher.rewrite
     check_labels(recipe, start, corpus, teacher, answers_given=answers_given)
-    check_system_is_written(recipe, start)
-    check_answers_fit(recipe, start)
-    check_texts_fit(recipe, start, corpus, reporter)
+    check_system_is_written(recipe, tokenizer)
+    check_answers_fit(recipe, tokenizer)
+    check_texts_fit(recipe, tokenizer, corpus, reporter)
     # What is written again is not learnt as the data have it.
-    given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(start, corpus)
+    given_tokens = 0 if recipe.teacher.rewrite else longest_given_thought(tokenizer, corpus)
     if given_tokens and recipe.stops_by_f1:
         key = f"{recipe.stops_by_f1[0]}.early_stopping.metric"
         raise ConfigError(
@@ -111,7 +117,7 @@ def check_start(
         reporter,
         given_tokens=given_tokens,
         max_new_tokens=own,
-        tells_thoughts=lambda: _tells_thoughts(start),
+        tells_thoughts=lambda: _tells_thoughts(tokenizer),
     )
     check_lengths(recipe, start, corpus, teacher, reporter, answers_given=answers_given)
 
@@ -167,15 +173,16 @@ def check_size(recipe: Recipe, start: Checkpoint) -> None:
         check_reachable(start, target, cut=smallest_config(recipe.student, start))
 
 
-def check_system_is_written(recipe: Recipe, start: Checkpoint) -> None:
+def check_system_is_written(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
     """Make sure that the recipe's system prompt is in the student's prompts.
 
     Raises:
         ConfigError: the chat template refuses it, or leaves it out.
     """
-    from ollama_bridge.models.system_prompt import loss_of_system
+    from ollama_bridge.models.settings.chat_template import chat_template_of
+    from ollama_bridge.models.system_prompt import loss_in_template
 
-    loss = loss_of_system(start.path) if recipe.task.system else None
+    loss = loss_in_template(chat_template_of(tokenizer)) if recipe.task.system else None
     if loss is not None:
         raise ConfigError(
             f"the chat template of the student's start {loss} a system prompt: the student would "
@@ -185,7 +192,7 @@ def check_system_is_written(recipe: Recipe, start: Checkpoint) -> None:
         )
 
 
-def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
+def check_answers_fit(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
     """Make sure that the tags of a classifier will not cut its labels.
 
     Raises:
@@ -194,9 +201,6 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
         TrainingError: the chat template cannot be used for training.
     """
     from ollama_bridge.encoding.encode import encode
-    from ollama_bridge.models.load import load_tokenizer
-
-    tokenizer = load_tokenizer(start.path)
 
     def count_learnt(label: str) -> int:
         asked = (Message("user", "?"), Message("assistant", label))
@@ -206,18 +210,15 @@ def check_answers_fit(recipe: Recipe, start: Checkpoint) -> None:
     check_labels_fit(recipe.modelfile, recipe.task.labels, count_learnt)
 
 
-def longest_given_thought(start: Checkpoint, corpus: Corpus) -> int:
+def longest_given_thought(tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> int:
     """Tokens of the longest answer to be learnt that the data give a thought; 0: none has one.
 
     Returns:
         Thought, answer and end together.
     """
-    from ollama_bridge.models.load import load_tokenizer
-
     answers = list(answers_with_thoughts(corpus))
     if not answers:
         return 0
-    tokenizer = load_tokenizer(start.path)
     ids = tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
     return max(map(len, ids)) + 1
 
@@ -272,29 +273,25 @@ def check_thoughts_fit(
         reporter.emit(Note("answers", "warning", message))
 
 
-def _tells_thoughts(start: Checkpoint) -> bool:
+def _tells_thoughts(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether a daemon tells the thinking of what is made of a model from its answers."""
-    from ollama_bridge.models.load import load_tokenizer
     from ollama_bridge.models.settings.chat_template import chat_template_of
 
-    template = chat_template_of(load_tokenizer(start.path))
+    template = chat_template_of(tokenizer)
     return template is not None and decide(template).thinking
 
 
-def check_end_is_learnt(start: Checkpoint) -> None:
+def check_end_is_learnt(start: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> None:
     """Make sure that a chat template writes an end behind an answer, before hours go into it.
 
     Raises:
         TrainingError: it writes none, so that nothing teaches the student to stop.
     """
     from ollama_bridge.encoding.encode import END_HINT, encode
-    from ollama_bridge.models.load import load_tokenizer
 
     said = (Message("user", "Hi"), Message("assistant", "Answer."))
     try:
-        found = encode(
-            Example("end", said, "end"), load_tokenizer(start.path), max_length=sys.maxsize
-        )
+        found = encode(Example("end", said, "end"), tokenizer, max_length=sys.maxsize)
     except TrainingError:
         return  # other conversations may do; the data's are tried when they are learnt
     if not found.ended_turns:

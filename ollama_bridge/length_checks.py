@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, read_examples
@@ -10,6 +11,9 @@ from ollama_bridge.recipe.config import Recipe
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.tag_parameters import limits_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _SHORTEST_TEXTS = 64  # by their characters: one of them has the fewest tokens, or nearly so
 
@@ -39,20 +43,24 @@ def check_lengths(
         DataError: naming the limit that leaves out a whole split, and the one that leaves none.
         TrainingError: the chat template fails or cannot be used for training.
     """
+    from ollama_bridge.models.load import load_tokenizer
+
     tune, student_limit = recipe.teacher.tune, recipe.distill.max_length
-    trained = [("distill", start, student_limit)]
+    own = load_tokenizer(start.path)
+    trained = [("distill", own, student_limit)]
     if teacher is not None and tune is not None:
-        trained.insert(0, ("teacher.tune", teacher, tune.max_length))
+        theirs = own if teacher.path == start.path else load_tokenizer(teacher.path)
+        trained.insert(0, ("teacher.tune", theirs, tune.max_length))
     for name in ("train", "validation"):
         path = corpus.split_path(name)
         examples = list(read_examples(path)) if path.is_file() else []
         examples.sort(key=lambda one: sum(len(turn.content) for turn in one.messages))
-        for section, checkpoint, limit in trained:
+        for section, tokenizer, limit in trained:
             # The first few are nearly always enough: the shortest text seldom has many tokens.
-            some = _lengths(checkpoint, examples[:_SHORTEST_TEXTS], answers_given=answers_given)
+            some = _lengths(tokenizer, examples[:_SHORTEST_TEXTS], answers_given=answers_given)
             if not some or min(some) <= limit:
                 continue
-            lengths = _lengths(checkpoint, examples, answers_given=answers_given)
+            lengths = _lengths(tokenizer, examples, answers_given=answers_given)
             if min(lengths) > limit:
                 raise DataError(
                     f"{section}.max_length is {limit} tokens, and the shortest of the {name} texts "
@@ -61,9 +69,7 @@ def check_lengths(
                 )
     if len(trained) == 1 or tune is None or student_limit >= tune.max_length:
         return
-    lengths = _lengths(
-        start, read_examples(corpus.split_path("train")), answers_given=answers_given
-    )
+    lengths = _lengths(own, read_examples(corpus.split_path("train")), answers_given=answers_given)
     if beyond := [length for length in lengths if length > student_limit]:
         message = (
             f"{len(beyond)} of {len(lengths)} training texts are longer than {student_limit} "
@@ -73,12 +79,14 @@ def check_lengths(
         reporter.emit(Note("build", "warning", message))
 
 
-def check_texts_fit(recipe: Recipe, start: Checkpoint, corpus: Corpus, reporter: Reporter) -> None:
+def check_texts_fit(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, corpus: Corpus, reporter: Reporter
+) -> None:
     """Say where texts are learnt that the tag refuses to read.
 
     Args:
         recipe: What to build.
-        start: Whose vocabulary the student has.
+        tokenizer: The student's.
         corpus: Its training split is measured; where a teacher is yet to answer, it may be all.
         reporter: Hears of it.
 
@@ -92,7 +100,7 @@ def check_texts_fit(recipe: Recipe, start: Checkpoint, corpus: Corpus, reporter:
     path = corpus.split_path("train")
     examples = read_examples(path) if path.is_file() else ()
     answered = (one for one in examples if one.is_answered)
-    lengths = _lengths(start, answered, answers_given=True)
+    lengths = _lengths(tokenizer, answered, answers_given=True)
     beyond = [length for length in lengths if read < length <= learnt]
     if lengths and not beyond:
         return
@@ -107,13 +115,11 @@ def check_texts_fit(recipe: Recipe, start: Checkpoint, corpus: Corpus, reporter:
 
 
 def _lengths(
-    checkpoint: Checkpoint, examples: Iterable[Example], *, answers_given: bool
+    tokenizer: PreTrainedTokenizerFast, examples: Iterable[Example], *, answers_given: bool
 ) -> list[int]:
     """Tokens of each example; where its answer is yet to be written, of its prompt."""
     from ollama_bridge.encoding.turn_texts import render_turns, rendered_texts
-    from ollama_bridge.models.load import load_tokenizer
 
-    tokenizer = load_tokenizer(checkpoint.path)
     texts = [
         rendered_texts(one, tokenizer)[0]
         if answers_given and one.is_answered

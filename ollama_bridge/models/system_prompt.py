@@ -7,6 +7,7 @@ from typing import Literal
 
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.settings.chat_template import chat_template_of
+from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.template.observation import use_of_system
 
 
@@ -20,7 +21,15 @@ def loss_of_system(folder: Path) -> Literal["refuses", "leaves out"] | None:
         TemplateError: the chat template is no Jinja.
         ModelError: the folder's tokenizer cannot be loaded.
     """
-    template = chat_template_of(load_tokenizer(folder))
+    return loss_in_template(chat_template_of(load_tokenizer(folder)))
+
+
+def loss_in_template(template: ChatTemplate | None) -> Literal["refuses", "leaves out"] | None:
+    """The same of a checkpoint whose tokenizer is at hand.
+
+    Args:
+        template: Its chat template, if it has one.
+    """
     if template is None:
         return None
     use = use_of_system(template)

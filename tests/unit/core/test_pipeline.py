@@ -89,6 +89,23 @@ def test_what_cannot_be_tuned_is_told_before_the_teacher_is_asked(
         _Build(built, tmp_path, client, NullReporter()).check_can_be_built(found, corpus)
 
 
+@pytest.mark.parametrize(("answers", "looks"), [("gold", 0), ("daemon", 2)])
+def test_answers_are_looked_at_again_only_where_they_were_written(
+    answers: str, looks: int, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the data were looked at before, and what was said of them is not said twice."""
+    looked: list[Recipe] = []
+    for name in ("length_checks.check_lengths", "build_checks.check_labels"):
+        monkeypatch.setattr(f"ollama_bridge.{name}", lambda of, *_, **__: looked.append(of))
+    found = resolve_model(str(tiny_checkpoint), cache_dir=tmp_path / "cache")
+    monkeypatch.setattr("ollama_bridge.train.finetune.finetune", lambda *_, **__: found)
+    corpus: Any = None
+    built = recipe(teacher={"model": "ollama:m", "answers": answers, "tune": {}})
+    with Client() as client:
+        _Build(built, tmp_path, client, NullReporter()).tune(found, corpus)
+    assert looked == looks * [built]
+
+
 def test_a_student_starts_from_the_tuned_teacher_or_from_its_own_model(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

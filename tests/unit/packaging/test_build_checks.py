@@ -14,6 +14,7 @@ import yaml
 from fakes.architectures import build_checkpoint
 from fakes.reasoning import build_reasoner
 from fakes.trainable import commit, corpus_of, sentiment_examples, tiny_base, tiny_corpus
+from transformers import PreTrainedTokenizerFast
 
 from ollama_bridge.answer_text import with_thought
 from ollama_bridge.assets import find_recipe
@@ -43,9 +44,9 @@ def test_labels_are_counted_in_the_vocabulary_of_the_student(tmp_path: Path) -> 
     start = tiny_base(tmp_path / "base")
     long = ["task.labels=[positive, neither good nor bad but something in between]"]
     with pytest.raises(ConfigError, match="the tag would cut its answer") as caught:
-        check_answers_fit(recipe_of(*long), start)
+        check_answers_fit(recipe_of(*long), load_tokenizer(start.path))
     _, _, fix = (caught.value.hint or "").partition("--set ")
-    check_answers_fit(recipe_of(*long, fix), start)
+    check_answers_fit(recipe_of(*long, fix), load_tokenizer(start.path))
 
 
 def test_the_empty_thought_before_a_label_needs_room(tmp_path: Path) -> None:
@@ -57,10 +58,10 @@ def test_the_empty_thought_before_a_label_needs_room(tmp_path: Path) -> None:
     thought = len(tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"])
     limit = "modelfile.parameters.num_predict={}"
     with pytest.raises(ConfigError, match="the tag would cut its answer") as caught:
-        check_answers_fit(recipe_of(limit.format(alone)), start)
+        check_answers_fit(recipe_of(limit.format(alone)), tokenizer)
     fix = fixes_in(caught.value.hint or "")
     assert int(fix[0].partition("=")[2]) >= alone + thought - 1
-    check_answers_fit(recipe_of(*fix), start)
+    check_answers_fit(recipe_of(*fix), tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +322,22 @@ def test_a_start_that_would_never_learn_to_stop(tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match="never to stop") as caught:
             check_start(recipe_of(), start, corpus, NullReporter())
         assert "behind the last one too" in str(caught.value.hint)
+
+
+def test_the_tokenizer_of_a_start_is_not_loaded_for_each_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for the GGUF, once for what it makes of texts, once for their lengths."""
+    start, corpus = tiny_base(tmp_path / "base"), tiny_corpus(tmp_path / "corpus")
+    load, loaded = PreTrainedTokenizerFast.from_pretrained, []
+
+    def count(folder: Path, **settings: Any) -> Any:
+        loaded.append(folder)
+        return load(folder, **settings)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", count)
+    check_start(recipe_of(), start, corpus, NullReporter(), teacher=start)
+    assert loaded == 3 * [start.path]
 
 
 def test_the_example_of_the_documents_is_a_recipe() -> None:

@@ -14,6 +14,7 @@ from fakes.trainable import corpus_of, tiny_base, tiny_corpus
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.length_checks import check_lengths, check_texts_fit
+from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.recipe.config import load_recipe
 from ollama_bridge.storage.artifacts import Corpus
 
@@ -80,12 +81,12 @@ def test_of_answers_to_be_written_the_prompts_count(tmp_path: Path) -> None:
 
 def test_texts_that_the_tag_refuses_are_told_before_they_are_learnt(tmp_path: Path) -> None:
     """A longer limit of training is advised where texts are left out: the tag has its own."""
-    start = tiny_base(tmp_path / "base")
+    tokenizer = load_tokenizer(tiny_base(tmp_path / "base").path)
 
     def notes(learnt: Corpus, *overrides: str) -> list[str]:
         told: list[Any] = []
         heard: Any = SimpleNamespace(emit=told.append)
-        check_texts_fit(load_recipe("chat", overrides=overrides), start, learnt, heard)
+        check_texts_fit(load_recipe("chat", overrides=overrides), tokenizer, learnt, heard)
         return [note.message for note in told]
 
     def corpus(name: str, *answers: Message) -> Corpus:
