@@ -207,7 +207,8 @@ def pair(
     here = Path(__file__).parent
     folder = tmp_path_factory.mktemp("pair")
     command = torchrun(here / "in_two_processes.py", str(base.path), str(corpus.path), str(folder))
-    environment = {**os.environ, "PYTHONPATH": str(here.parents[1])}
+    paths = filter(None, (str(here.parents[1]), os.environ.get("PYTHONPATH")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
