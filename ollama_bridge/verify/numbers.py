@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.verify.certificate import METADATA, Check
+from ollama_bridge.verify.certificate import METADATA, Check, Numbers
 
 # Of a float32 that was written by way of another decimal.
 _RELATIVE = 1e-5
@@ -33,15 +33,9 @@ def check_numbers(reference: ReferenceValues, metadata: Mapping[str, Any]) -> tu
         if not is_same(wanted, metadata.get(key))
     ]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    return (
-        Check(
-            name=METADATA,
-            layer="tensor",
-            passed=not wrong,
-            numbers={"compared_keys": len(reference.numbers), "wrong_keys": len(wrong)},
-            difference=f"{wrong[0]}{more}" if wrong else None,
-        ),
-    )
+    difference = f"{wrong[0]}{more}" if wrong else None
+    counts: Numbers = {"compared_keys": len(reference.numbers), "wrong_keys": len(wrong)}
+    return (Check.of(METADATA, "tensor", difference, counts),)
 
 
 def is_same(wanted: object, found: object) -> bool:

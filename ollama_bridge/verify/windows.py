@@ -54,13 +54,8 @@ def explain_wider_window(
         return ()
     if not agrees_up_to(window):
         return ()
-    return (
-        Check(
-            name=WINDOW,
-            layer="tensor",
-            passed=False,
-            numbers={"window": window},
-            difference=f"what differs is in texts longer than its window of {window} tokens, to "
-            f"which Ollama {version} adds one",
-        ),
+    difference = (
+        f"what differs is in texts longer than its window of {window} tokens, to which Ollama "
+        f"{version} adds one"
     )
+    return (Check.of(WINDOW, "tensor", difference, {"window": window}),)
