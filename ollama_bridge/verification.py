@@ -47,6 +47,7 @@ from ollama_bridge.verify.certificate import (
     SET_OTHERWISE,
     TENSORS,
     TOKEN_COUNT,
+    WINDOW,
     Certificate,
     Check,
 )
@@ -264,8 +265,12 @@ def _whole_vocabulary(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> Ch
 def _with_checks(
     certificate: Certificate, checks: tuple[Check, ...], *, before: str
 ) -> Certificate:
-    """Put checks in front of the one whose failure they explain."""
-    first = [one.name for one in certificate.checks].index(before)
+    """Put checks in front of the one whose failure they explain.
+
+    What is wrong with the file comes before what a version makes of the window that it names.
+    """
+    names = [one.name for one in certificate.checks]
+    first = names.index(WINDOW if before == LOG_PROBABILITIES and WINDOW in names else before)
     checks = (*certificate.checks[:first], *checks, *certificate.checks[first:])
     return certificate.model_copy(update={"checks": checks})
 

@@ -45,7 +45,7 @@ _HINTS: dict[str, str] = {
     "config.json",
     TENSOR_TYPES: "convert the checkpoint again to the type that you want: ollama-bridge package "
     "CHECKPOINT TAG --type TYPE",
-    WINDOW: "the file is right: update Ollama to 0.30 or later, which keeps to the window",
+    WINDOW: "update Ollama to 0.30 or later, which keeps to the window",
     "template": "leave it to the checkpoint's chat template (--set modelfile.template=auto in a "
     "build, --template auto in package), or check TEMPLATE and SYSTEM of the one that you chose",
     "tokenizer": "convert the checkpoint again; its tokenizer.json and the GGUF disagree",

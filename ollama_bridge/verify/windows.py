@@ -50,7 +50,8 @@ def explain_wider_window(
         agrees_up_to: Whether all texts of at most so many tokens are as the checkpoint has them.
     """
     window = metadata.get(_WIDENED)
-    if not isinstance(window, int) or not has_limit(version, WIDER_WINDOW):
+    # 0: no layer of it slides.
+    if not isinstance(window, int) or window <= 0 or not has_limit(version, WIDER_WINDOW):
         return ()
     if not agrees_up_to(window):
         return ()

@@ -215,6 +215,22 @@ def test_a_coarser_file_than_it_says_is_named() -> None:
     assert verify_tag("m:latest", client=cast(Client, daemon)).passed
 
 
+@pytest.mark.parametrize("window", [3, 2])
+def test_a_wrong_window_of_the_file_is_not_the_version_s(window: int) -> None:
+    """What 0.24 makes of a window counts where the file has the checkpoint's."""
+    daemon = daemon_with({})
+    key = "gemma3.attention.sliding_window"
+    numbers = {"numbers": {key: 3}}
+    reference = daemon.reference.model_copy(update=numbers)
+    daemon.ollama, daemon.logprob_shift = "0.24.0", 2.0
+    daemon.shifted_prompt = reference.conversation("plain").rendered + "Yes"
+    carried = {REFERENCE_KEY: reference.to_json(), key: window, "general.file_type": 1}
+    daemon.model_info = {**daemon.model_info, **carried}
+    failure = verify_tag("m:latest", client=cast(Client, daemon)).first_failure
+    assert failure is not None
+    assert failure.name == ("attention window" if window == 3 else "metadata")
+
+
 def test_a_tag_that_is_replaced_meanwhile_is_not_certified() -> None:
     """One tag answered, and the digest in the certificate would be the other's."""
     daemon = daemon_with({})

@@ -116,6 +116,7 @@ def test_windows_that_a_version_has_in_other_layers(
         ("0.24.0", "gemma3", 2, True, True),  # every text is longer
         ("0.24.0", "gemma3", 3, True, False),
         ("0.24.0", "gemma3", 4, False, False),
+        ("0.24.0", "gemma3", 0, True, False),  # none of its layers slides
         ("0.24.0", "gemma2", 3, False, False),  # llama.cpp runs it there
         ("0.34.4", "gemma3", 3, False, False),
     ],
