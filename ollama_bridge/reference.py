@@ -1,6 +1,6 @@
 """The format of ``reference.json``: what a checkpoint says and answers, for the daemon to repeat.
 
-The values are computed beside the weights (``models.reference_values``), travel with the
+The values are computed beside the weights (``models.reference.values``), travel with the
 checkpoint and its GGUF, and are compared with a live daemon by ``verify``. The probes are
 synthetic: no text of a user is in here. This module computes nothing and needs no torch.
 """
@@ -234,8 +234,8 @@ class ReferenceValues(_Value):
         special_texts: What the special tokens among the likeliest are called in the vocabulary.
         bos: The tokenizer's BOS, if any.
         adds_bos: Whether BOS stands before every text, and the daemon has to put it there.
-        pre_tokenizer: How it splits texts, by llama.cpp's name (``models.pretokenizers``); None:
-            otherwise than by one of those.
+        pre_tokenizer: How it splits texts, by llama.cpp's name (``models.gguf.pretokenizers``);
+            None: otherwise than by one of those.
         vocab_size: Tokens that the tokenizer knows.
         context_length: Positions that the weights were made for.
         unstretched_context: Up to which num_ctx a daemon computes short texts as the checkpoint

@@ -48,8 +48,7 @@ def render(
         unsaid: As in :func:`~ollama_bridge.tag_parameters.choose_parameters`.
 
     Raises:
-        ModelfileError: the template is wrong (with its line), a parameter is unknown, or the
-            reference values do not say how the checkpoint's chat format is rendered.
+        ModelfileError: the template is wrong (with its line), or a parameter is unknown.
         ConfigError: no such template.
     """
     reference = ReferenceValues.read(gguf.reference_path)

@@ -92,7 +92,7 @@ def pieces(
 
     Args:
         name: For messages.
-        values: Rows first, of any type of ``models.floats``.
+        values: Rows first, of any type of ``models.weights.floats``.
         type_: What its rows divide into.
         importance: (columns,) of the tensor's errors, for block types; None: none is known.
 

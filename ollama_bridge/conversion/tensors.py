@@ -23,7 +23,7 @@ class TensorPlan:
     Attributes:
         name: In the GGUF.
         shape: Rows first.
-        load: Gives the values, of any type of ``models.floats``; called once.
+        load: Gives the values, of any type of ``models.weights.floats``; called once.
     """
 
     name: str

@@ -75,8 +75,8 @@ class Batch:
         """What values on real tokens add to their mean over the whole batch.
 
         Args:
-            values: (P + tokens,) with the shared prefix once, as ``models.forward`` gives layers,
-                or (tokens,) without it.
+            values: (P + tokens,) with the shared prefix once, as ``models.compute.forward`` gives
+                layers, or (tokens,) without it.
         """
         if self.whole is None:
             return values.mean()

@@ -5,7 +5,7 @@ the teacher gives to the tokens that matter most, and nothing on how the rest is
 tokens (:class:`SampledTargets`) say a little of everything: on the mean over draws they are the
 whole distribution, so a student that learns from many positions is not drawn to any other one.
 
-Knows neither files (``label_store``) nor losses (``train.sparse_losses``).
+Knows neither files (``label_store``) nor losses (``train.losses``).
 
 Letters for shapes: N positions, V vocabulary, k tokens kept.
 """

@@ -1,8 +1,7 @@
 """The losses that a recipe can name in ``distill.losses``, each with its own options.
 
-The formulas are in ``train/losses.py``, ``train/hidden_losses.py`` and
-``train/attention_losses.py``. What a loss has to know of the teacher is said here, once: checks
-of a recipe, the training stage and the documents read it from here.
+The formulas are in ``train/losses/``. What a loss has to know of the teacher is said here, once:
+checks of a recipe, the training stage and the documents read it from here.
 """
 
 from __future__ import annotations

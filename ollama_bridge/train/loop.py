@@ -3,11 +3,11 @@
 After ``kill -9`` the same call gives bitwise the weights of an unbroken run: the order of the
 data comes from (seed, phase, epoch), the state is saved whole and in one rename, and *when* it is
 saved changes nothing. What may differ between two runs (compute type, threads, how a batch is split
-to fit) is pinned by the caller (``models.precision``) or in the state, the last of them unless the
-settings of the resumed run say otherwise: who was out of memory goes on with smaller parts, and who
-asks for larger ones than before with those that are found to fit. The weights of the last step are
-the result, for the rate has fallen to 0 by then; with ``early_stopping`` it is those of the best
-evaluation. Several processes (``train.ranks``) take every step together.
+to fit) is pinned by the caller (``models.compute.precision``) or in the state, the last of them
+unless the settings of the resumed run say otherwise: who was out of memory goes on with smaller
+parts, and who asks for larger ones than before with those that are found to fit. The weights of the
+last step are the result, for the rate has fallen to 0 by then; with ``early_stopping`` it is those
+of the best evaluation. Several processes (``train.ranks``) take every step together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Makes a Hugging Face checkpoint of a GGUF: a model that Ollama has becomes one to train.
 
 Config and tokenizer are written as transformers has them; the weights stay in the GGUF and are
-decoded when they are read (see ``gguf_weights``). What the file says and transformers cannot
+decoded when they are read (see ``weights.gguf``). What the file says and transformers cannot
 express is an error.
 """
 

@@ -1,6 +1,6 @@
 """Losses against a part of the teacher's distribution: what a soft-label store keeps.
 
-Letters: N positions, V vocabulary, k tokens kept of the teacher. As in ``losses``: one value a
+Letters: N positions, V vocabulary, k tokens kept of the teacher. As in ``vocabulary``: one value a
 position, in nats, computed in float32 (float64 stays float64); gradients flow into the student's
 argument only.
 """
@@ -54,7 +54,7 @@ def over_classes(
     learnt.
 
     Args:
-        divergence: Of ``losses``; finite where the teacher excludes a class.
+        divergence: Of ``vocabulary``; finite where the teacher excludes a class.
         student: (N, C) logits.
         teacher: (N, C) log-probabilities at temperature 1.
         has_rest: Whether the last class is all other tokens.

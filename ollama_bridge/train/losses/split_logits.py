@@ -73,7 +73,7 @@ def split_logits(logits: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor) 
 def teacher_classes(soft: SoftTargets, *, vocabulary: int) -> torch.Tensor:
     """The teacher's log-probabilities of the same classes: (N, k + 1), or (N, V) where k = V.
 
-    Tempering them tempers classes, as in ``sparse_losses``.
+    Tempering them tempers classes, as in ``sparse``.
 
     Args:
         soft: Of N positions.

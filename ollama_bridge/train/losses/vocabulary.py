@@ -4,7 +4,7 @@ Letters: N positions, V vocabulary; p is the teacher's distribution and q the st
 temperature T. Everything is computed in float32 (float64 stays float64). Gradients flow into the
 student's argument only. At a temperature a divergence is multiplied by T^2, a distance by T: so
 the size of the gradient does not depend on T. Where only a part of the teacher's distribution is
-known, see ``sparse_losses`` and ``split_logits``.
+known, see ``sparse`` and ``split_logits``.
 """
 
 from __future__ import annotations
