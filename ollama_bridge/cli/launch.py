@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ollama_bridge.errors import DiskFullError
 from ollama_bridge.storage.atomic_files import write_text_atomic
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def _leave(told: str) -> None:
     if not is_first_process():
         time.sleep(_FIRST_ONES_TURN_S)
     if (path := _error_file()) is not None:
-        write_text_atomic(path, told)
+        with contextlib.suppress(OSError, DiskFullError):  # it is told on stderr all the same
+            write_text_atomic(path, told)
 
 
 def _end_as_before() -> None:
@@ -76,10 +78,11 @@ def _end_as_before() -> None:
         return
     # torchrun's: attempt_N/PROCESS/error.json, a folder for each of this machine's processes.
     for earlier in path.parents[2].glob(f"attempt_{attempt - 1}/*/{path.name}"):
-        told = earlier.read_text(encoding="utf-8")
-        if json.loads(told).get("exit_code") == _WRONG_INPUT:
-            _leave(told)
-            sys.exit(_WRONG_INPUT)
+        with contextlib.suppress(OSError, ValueError):  # half of a file: it is tried again
+            told = earlier.read_text(encoding="utf-8")
+            if json.loads(told).get("exit_code") == _WRONG_INPUT:
+                _leave(told)
+                sys.exit(_WRONG_INPUT)
 
 
 def _error_file() -> Path | None:
