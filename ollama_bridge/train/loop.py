@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ollama_bridge.encoding.batches import Batches
-from ollama_bridge.errors import TrainingError
+from ollama_bridge.errors import DiskFullError, TrainingError
 from ollama_bridge.models.compute.forward import CausalModel, training_attention
 from ollama_bridge.models.compute.fused_norms import fused_norms
 from ollama_bridge.models.compute.fused_rotation import fused_rotation
@@ -265,8 +265,11 @@ class _Run:
         # A phase that is over must not be trained again, however short the next one is; nor the
         # last one while its checkpoint is completed, where there is room for a state at all. What
         # stopped early would go on.
-        if not is_last or (is_new and position.step == steps and self.saver.has_saved):
+        if not is_last:
             self.saver.save(position, weights, optimizer)
+        elif is_new and position.step == steps and self.saver.has_saved:
+            with contextlib.suppress(DiskFullError):  # the checkpoint is smaller: it may have room
+                self.saver.save(position, weights, optimizer)
 
     def keep_best(self) -> None:
         """Put the best weights back, where early stopping has found any."""

@@ -36,7 +36,7 @@ from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
 from ollama_bridge.train.result import TrainingResult
 from ollama_bridge.train.shards import Weights
-from ollama_bridge.train.state import STATE_NAME, load_position, save_best
+from ollama_bridge.train.state import STATE_NAME, Position, load_position, save_best
 from ollama_bridge.train.validation import Validator
 
 
@@ -568,3 +568,22 @@ def test_full_disk_keeps_the_last_state(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DiskFullError):
         Run(tmp_path)()
     assert (tmp_path / STATE_NAME).read_bytes() == before
+
+
+def test_a_disk_that_is_full_behind_the_last_step_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is smaller than a state, and says itself that it has no room."""
+    steps, save = round(1.5 * len(batches())), loop.save_state
+
+    def full(path: Path, position: Position, **rest: Any) -> None:
+        if (position.phase, position.step) == (1, steps):
+            raise DiskFullError(path)
+        save(path, position, **rest)
+
+    monkeypatch.setattr(loop, "save_state", full)
+    _, result = Run(tmp_path)()
+    assert result.log[-1]["step"] == steps
+    saved = load_position(tmp_path / STATE_NAME)
+    assert saved is not None
+    assert (saved.phase, saved.step) == (1, steps - 1)
