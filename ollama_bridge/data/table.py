@@ -160,7 +160,10 @@ def _other_texts(table: Table, wanted: Sequence[str]) -> list[str]:
 def _are_numbers(texts: Sequence[str]) -> bool:
     """Whether they tell rows apart, as those of orders and articles do: A-17, A-18."""
     return len(set(texts)) >= _MOSTLY_APART * len(texts) and all(
-        len(text.split()) == 1 and any(map(str.isdecimal, text)) for text in filter(None, texts)
+        len(text.split()) == 1
+        and text.isascii()  # sentences of some languages have no blanks
+        and any(map(str.isdecimal, text))
+        for text in filter(None, texts)
     )
 
 

@@ -637,6 +637,7 @@ def test_a_json_array_is_told_what_to_do(tmp_path: Path, name: str) -> None:
         (("Artikel", "Nummer"), ""),
         (("Antwort", "Artikel"), "'Antwort' is not read; "),
         (("Antwort", "Fach"), "'Antwort', 'Fach' are not read; "),
+        (("Antwort", "Kotae"), "'Antwort', 'Kotae' are not read; "),
         ((), ""),
     ],
 )
@@ -645,7 +646,7 @@ def test_answers_under_another_name_are_asked_for(
 ) -> None:
     """They would all be dropped, and a teacher write others; columns of numbers hold none."""
     cells = {"Antwort": "Gerne: Teil {n}.", "Kanal": "mail", "Nummer": "{n}"}
-    cells |= {"Artikel": "P-{n}", "Fach": "F1"}
+    cells |= {"Artikel": "P-{n}", "Fach": "F1", "Kotae": "棚{n}にあります。"}
     rows = [
         {"Frage": f"Wo ist {n}?", **{name: cells[name].format(n=n) for name in others}}
         for n in range(39)
