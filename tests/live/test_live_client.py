@@ -362,18 +362,15 @@ def test_crashes_in_mid_answer_are_told(
             said = ""
             going_on = Retries(resume=True)
             with Client(daemon.host, timeouts=LIMITS, retries=going_on) as other:
-                other.load(TAG, options=OPTIONS)
-                runners = daemon.runners()  # looked for now: the answer is short
-                for event in other.stream(TAG, QUESTION, options=OPTIONS):
+                for event in other.stream(TAG, "Tell a long story.", options=options):
                     if isinstance(event, Text):
-                        for process in () if said else runners:
+                        for process in () if said else daemon.runners():
                             process.kill()
                         said += event.text
                     if isinstance(event, Done):
                         assert event.reply.resumed == 1
                         assert event.reply.text == said
-                        assert event.reply.done_reason == "stop"
-            assert "Paris" in said
+            assert len(said) > 200  # a story: the first piece alone is a word
 
         survive()
         assert isinstance(break_by("runner"), RunnerCrashedError)
