@@ -14,9 +14,9 @@ from ollama_bridge.data.data_card import make_card
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates
 from ollama_bridge.data.frames import find_frames
+from ollama_bridge.data.limits import lifted, limit_splits
 from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.own_splits import (
-    advice_on_sample,
     advice_on_shared,
     held_out_first,
     take_splits,
@@ -30,7 +30,7 @@ from ollama_bridge.data.snippets import (
     collect_vader,
     snippet_files,
 )
-from ollama_bridge.data.splitting import Sizes, few_of_a_label, limited, split
+from ollama_bridge.data.splitting import Sizes, few_of_a_label, split
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
 from ollama_bridge.digests import digest_file
@@ -214,14 +214,14 @@ def _make_splits(
         reporter.emit(Note(_STAGE, "info", _left_out_text(tally)))
     near = tally.left_out.get(_NEAR_DUPLICATE, Counter()).total()
     if near > _MANY_NEAR_SHARE * len(fit):
-        said = _lifted(near, "near duplicates", "near_duplicates", "keep")
+        said = lifted(near, "near duplicates", "near_duplicates", "keep")
         reporter.emit(Note(_STAGE, "warning", said))
     is_rendered = len(forged) > MAX_LEFT_OUT_SHARE * len(collected.candidates)
     hints = [_AS_SAID] if is_rendered else []
     longest = max(map(_chars, collected.candidates), default=0)
     if longest > data.max_chars:
         count = tally.left_out[_too_long(data.max_chars)].total()
-        reporter.emit(Note(_STAGE, "warning", _lifted(count, "texts", "max_chars", longest)))
+        reporter.emit(Note(_STAGE, "warning", lifted(count, "texts", "max_chars", longest)))
         hints.append(
             f"--set data.max_chars={longest} (what is longer than max_length tokens of distill and "
             "teacher.tune is left out in training)"
@@ -256,7 +256,7 @@ def _make_splits(
             f"{asked.validation} validation texts: {len(parts['test'])} and "
             f"{len(parts['validation'])} are held out instead"
         )
-    sampled = _limit(parts, limits, tally, seed=seed, reporter=reporter)
+    sampled = limit_splits(parts, limits, tally, seed=seed, reporter=reporter)
     if data.split_col:
         sizes = Sizes(test=len(parts["test"]), validation=len(parts["validation"]))
     warnings = [*collected.warnings, *sampled, *few_of_a_label(parts, task.labels)]
@@ -279,34 +279,6 @@ def _make_splits(
         notes=[*notes, *warnings],
     )
     return parts, card
-
-
-def _limit(
-    parts: dict[Split, list[Candidate]],
-    limits: Mapping[Split, tuple[str, int | None]],
-    tally: Tally,
-    *,
-    seed: int,
-    reporter: Reporter,
-) -> list[str]:
-    """Take from each split what is above its limit; each limit with the key that says it.
-
-    Returns:
-        What to warn of.
-    """
-    warnings = []
-    for name, (key, limit) in limits.items():
-        count = len(parts[name])
-        parts[name], surplus = limited(parts[name], limit, seed=seed)
-        for candidate in surplus:
-            tally.leave_out(candidate.source, f"over {key}")
-        if surplus and name == "test":
-            warnings.append(advice_on_sample(len(parts[name]), count, key=key))
-        elif surplus:
-            what, lift = ("training", "null") if name == "train" else (name, count)
-            said = _lifted(f"{len(surplus)} of {count}", f"{what} examples", key, lift)
-            reporter.emit(Note(_STAGE, "info", said))
-    return warnings
 
 
 def _leave_out_unfit(
@@ -335,11 +307,6 @@ def _chars(candidate: Candidate) -> int:
 
 def _too_long(max_chars: int) -> str:
     return f"longer than {max_chars} characters"
-
-
-def _lifted(count: int | str, what: str, key: str, value: int | str) -> str:
-    """What a key of the section leaves out, and what to type for all of it."""
-    return f"{count} {what} are left out by data.{key}: --set data.{key}={value} keeps them all"
 
 
 def _leave_out_duplicates(
