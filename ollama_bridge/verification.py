@@ -7,7 +7,7 @@ checkpoint that the tag is said to be. Nothing is created or changed in the daem
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -282,15 +282,10 @@ def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Cer
     report = compare_tensors(gguf, checkpoint)
     noted = {"note": "; ".join(report.notes)} if report.notes else {}
     found = (
-        _file_check(METADATA, report.metadata, {"wrong_keys": len(report.metadata)}),
-        _file_check(TENSORS, report.wrong, {"wrong_tensors": len(report.wrong), **noted}),
+        Check.of_file(METADATA, report.metadata, {"wrong_keys": len(report.metadata)}),
+        Check.of_file(TENSORS, report.wrong, {"wrong_tensors": len(report.wrong), **noted}),
     )
     return _with_checks(certificate, found, before=LOG_PROBABILITIES)
-
-
-def _file_check(name: str, problems: Sequence[str], numbers: dict[str, float | int | str]) -> Check:
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return Check.of(name, "tensor", f"{problems[0]}{more}" if problems else None, numbers)
 
 
 def _check_attachments(client: Client, tag: str) -> Check | None:

@@ -6,6 +6,7 @@ Does not check anything itself; see ``verify.parity``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -103,6 +104,12 @@ class Check(BaseModel):
         return cls(
             name=name, layer=layer, passed=passed, numbers=numbers or {}, difference=difference
         )
+
+    @classmethod
+    def of_file(cls, name: str, problems: Sequence[str], numbers: Numbers) -> Check:
+        """One of a file's contents, that passed if there is no problem; the first is shown."""
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return cls.of(name, "tensor", f"{problems[0]}{more}" if problems else None, numbers)
 
 
 class Certificate(BaseModel):
