@@ -224,7 +224,7 @@ class Repl:
     def _set(self, rest: str) -> None:
         what, _, value = rest.partition(" ")
         match what, value.strip():
-            case "parameter", pair if " " in pair:
+            case "parameter", pair if len(words(pair)) > 1:
                 name, *texts = words(pair)
                 values = [parse_parameter(name, text, where="/set parameter") for text in texts]
                 stops = [stop for value in values if isinstance(value, tuple) for stop in value]

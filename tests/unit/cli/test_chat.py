@@ -212,6 +212,7 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
         ("/set parameter temprature 1", "temperature"),
         ("/set parameter temperature hot", "temperature"),
         ("/set parameter temperature 0 1", "only one value is allowed"),
+        ('/set parameter "stop END"', "not understood"),
         ("/think hard", "/think hard: for m write on, off, low, medium, high, max"),
         ("/show banana", "/show banana: not understood"),
         ("/load", "/load needs a name"),
