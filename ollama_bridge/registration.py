@@ -29,7 +29,7 @@ from ollama_bridge.errors import (
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.grammar import bare_or_quoted
 from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed, tell_bytes
 from ollama_bridge.storage.artifacts import (
     MANIFEST_NAME,
     AdapterFile,
@@ -309,10 +309,8 @@ class _Job:
         return placed
 
     def _upload(self, file: GGUFFile | AdapterFile) -> None:
-        self.client.upload_blob(file.gguf_path, file.blob_digest, on_progress=self._report_upload)
-
-    def _report_upload(self, done: int, total: int) -> None:
-        self.reporter.emit(Progress(_STAGE, done, total, "bytes"))
+        told = tell_bytes(self.reporter, _STAGE)
+        self.client.upload_blob(file.gguf_path, file.blob_digest, on_progress=told)
 
     def _check_blobs(self, version: str) -> None:
         if has_limit(version, REWRITES_GGUF):

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -102,6 +102,11 @@ class NullReporter:
 
     def emit(self, event: Event) -> None:
         """Drop the event."""
+
+
+def tell_bytes(reporter: Reporter, stage: str) -> Callable[[int, int], None]:
+    """What a client calls with the bytes that are done, and all of them."""
+    return lambda done, total: reporter.emit(Progress(stage, done, total, "bytes"))
 
 
 class JSONLReporter(Closing):

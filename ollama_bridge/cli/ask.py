@@ -17,7 +17,7 @@ from ollama_bridge.cli.chat.chat import connect, load_ahead, talk
 from ollama_bridge.cli.embed import DimensionsOption, TruncateOption, print_vectors
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.piped import whole_prompt
-from ollama_bridge.cli.progress import ConsoleReporter, bar
+from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.question_options import (
     FormatOption,
     HideThinkingOption,
@@ -33,6 +33,7 @@ from ollama_bridge.cli.question_options import (
     read_think,
 )
 from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
+from ollama_bridge.reporting import tell_bytes
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.answers import AnswerView
@@ -287,7 +288,7 @@ def _find_or_pull(client: Client, tag: str, *, insecure: bool) -> ModelDetails:
         output.say(f"({tag} is not here yet: it is being pulled)")
         try:
             with ConsoleReporter() as reporter:
-                client.pull(tag, insecure=insecure, on_progress=bar(reporter, "pull"))
+                client.pull(tag, insecure=insecure, on_progress=tell_bytes(reporter, "pull"))
         except DaemonError as error:
             raise ModelNotFoundError(
                 f"the daemon has no model {tag!r}, and cannot pull it: {error.message}",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_bridge.cli import completion, loaded, options, output
-from ollama_bridge.cli.progress import ConsoleReporter, bar
+from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import ConfigError, ModelfileError
-from ollama_bridge.reporting import Note
+from ollama_bridge.reporting import Note, tell_bytes
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Client
@@ -93,7 +93,7 @@ def push(
     """
     with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
         client.show(tag)  # of one that it has not Ollama names the file that is missing
-        client.push(tag, insecure=insecure, on_progress=bar(reporter, "push"))
+        client.push(tag, insecure=insecure, on_progress=tell_bytes(reporter, "push"))
     output.either(tag, {"tag": tag}, as_json=as_json)
 
 
@@ -202,5 +202,5 @@ def _uploaded(client: Client, path: Path, reporter: Reporter) -> str:
             f"{path} cannot be read: {exc.strerror}", hint=f"ls -l {quote(str(path))}"
         ) from exc
     if not client.has_blob(digest):
-        client.upload_blob(path, digest, on_progress=bar(reporter, "upload"))
+        client.upload_blob(path, digest, on_progress=tell_bytes(reporter, "upload"))
     return digest

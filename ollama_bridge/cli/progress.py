@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -148,11 +148,6 @@ def _bars() -> Progress:
         # What goes into a file or a pipe is data, and does not belong on stderr.
         redirect_stdout=sys.stdout.isatty(),
     )
-
-
-def bar(reporter: reporting.Reporter, stage: str) -> Callable[[int, int], None]:
-    """What a client calls with the bytes that are done, and all of them."""
-    return lambda done, total: reporter.emit(reporting.Progress(stage, done, total, "bytes"))
 
 
 def _duration(seconds: float) -> str:

@@ -47,7 +47,7 @@ from ollama_bridge.registry.upload import (
     push_blob,
     push_manifest,
 )
-from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed, tell_bytes
 
 Way = Literal["auto", "registry", "daemon"]
 
@@ -213,10 +213,7 @@ def _have_pushed(
     client: Client, tag: str, digest: str, target: RegistryReference, reporter: Reporter
 ) -> Publication:
     """Let the daemon send it."""
-
-    def tell(done: int, total: int) -> None:
-        reporter.emit(Progress(_STAGE, done, total, "bytes"))
-
+    tell = tell_bytes(reporter, _STAGE)
     push_as(client, tag, str(target), digest=digest, insecure=target.plain, on_progress=tell)
     return Publication(str(target), "daemon")
 

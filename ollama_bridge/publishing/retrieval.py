@@ -53,7 +53,7 @@ from ollama_bridge.registry.front import manifest_front
 from ollama_bridge.registry.manifest import Manifest, digest_bytes
 from ollama_bridge.registry.reference import RegistryReference, parse_registry_reference
 from ollama_bridge.registry.session import RegistrySession
-from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
+from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed, tell_bytes
 from ollama_bridge.run_folder import tag_file_name
 from ollama_bridge.storage.artifacts import Work
 from ollama_bridge.storage.drafts import open_draft
@@ -178,9 +178,7 @@ def pull_through_daemon(
                 client.pull,
                 reference,
                 insecure=insecure,
-                on_progress=lambda done, total: reporter.emit(
-                    Progress(_STAGE, done, total, "bytes")
-                ),
+                on_progress=tell_bytes(reporter, _STAGE),
             )
             verdict = UNPROVEN
             with _alone(pulled, reporter) as key:
