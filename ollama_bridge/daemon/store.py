@@ -81,10 +81,15 @@ def blob_folders(client: Client) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class StoredManifest:
-    """A tag's manifest, of which only the digest is checked, and the store that it lies in."""
+    """A tag's manifest, of which only the digest is checked, and the store that it lies in.
+
+    Attributes:
+        digest: As the daemon lists it.
+    """
 
     content: bytes
     store: Path
+    digest: str
 
     def blob_path(self, digest: str) -> Path:
         """Where a file of the model lies."""
@@ -128,7 +133,7 @@ def find_manifest(client: Client, tag: str) -> StoredManifest | None:
         # the daemon's decoder leaves unread is not in it: a last newline.
         for candidate in (content, content.removesuffix(b"\n")):
             if hashlib.sha256(candidate).hexdigest() == listed.digest.removeprefix("sha256:"):
-                return StoredManifest(content, store)
+                return StoredManifest(content, store, listed.digest)
     return None
 
 

@@ -31,7 +31,6 @@ from ollama_bridge.registry.manifest import (
     LICENSE_TYPE,
     Layer,
     Manifest,
-    digest_bytes,
     parse_manifest,
 )
 from ollama_bridge.registry.reference import (
@@ -197,9 +196,7 @@ def _files_of(
     stored = find_manifest(client, tag)
     if stored is None:
         return rebuild(provenance, client.show(tag), digest)
-    # As in find_manifest: a last newline is not in the daemon's digest.
-    found = {digest_bytes(stored.content), digest_bytes(stored.content.removesuffix(b"\n"))}
-    if f"sha256:{digest.removeprefix('sha256:')}" not in found:
+    if stored.digest != digest:
         raise DaemonError(
             f"{tag} was replaced while it was being published",
             hint="run the same command again",
