@@ -80,7 +80,7 @@ def models_show(model: ModelArgument, as_json: options.JSONOption = False) -> No
 @app.command("rm")
 def models_rm(
     model: ModelArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: options.YesOption = False,
     as_json: options.JSONOption = False,
 ) -> None:
     """Remove an imported model, not its source. Refused while a run is importing it.

@@ -83,7 +83,7 @@ def labels_show(store: StoreArgument, as_json: options.JSONOption = False) -> No
 @app.command("rm")
 def labels_rm(
     store: StoreArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: options.YesOption = False,
     as_json: options.JSONOption = False,
 ) -> None:
     """Remove a store. Runs that use it keep their labels; refused while a run is labelling.

@@ -126,6 +126,7 @@ TensorBoardOption = Annotated[
         "--tensorboard", help="Also write losses and scores for TensorBoard.", file_okay=False
     ),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr.")]
 RecipeArgument = Annotated[
     str,

@@ -115,7 +115,7 @@ def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
 @app.command("rm")
 def runs_rm(
     run: RunArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: options.YesOption = False,
     as_json: options.JSONOption = False,
 ) -> None:
     """Remove a run's artefacts. Its tags in Ollama stay.
