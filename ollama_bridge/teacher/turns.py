@@ -129,7 +129,7 @@ class SplitReader:
         example: Example,
         place: int,
         tokens: tuple[int, ...],
-        record: Mapping[str, object] | None,
+        record: JSONRecord | None,
     ) -> Turn:
         answer = example.messages[place].content
         spans = spans_of(tokens, answer, self._vocabulary)
@@ -150,9 +150,9 @@ class SplitReader:
         return Turn(tokens, tuple(known), passage)
 
     def _known(
-        self, spans: Sequence[Span | None], answer: str, record: Mapping[str, object]
+        self, spans: Sequence[Span | None], answer: str, record: JSONRecord
     ) -> Sequence[Distribution | None]:
-        reply = reply_from_record(dict(record))
+        reply = reply_from_record(record)
         if reply.thinking and self._settings.thinking != "keep":
             # What was likely behind a thought says little about an answer without it.
             return (None,) * len(spans)

@@ -13,16 +13,15 @@ from ollama_bridge.client.values import (
     ToolCall,
     TopLogprob,
 )
+from ollama_bridge.storage.journal import JSONRecord
 
-Record = dict[str, Any]
 
-
-def reply_to_record(reply: Reply) -> Record:
+def reply_to_record(reply: Reply) -> JSONRecord:
     """A reply; tokens as short lists, since there may be many.
 
     Left out are its pace, which is the client's own, and ``resumed``: a batch continues nothing.
     """
-    record: Record = {
+    record: JSONRecord = {
         "text": reply.text,
         "thinking": reply.thinking,
         "done_reason": reply.done_reason,
@@ -46,7 +45,7 @@ def reply_to_record(reply: Reply) -> Record:
     return record
 
 
-def reply_from_record(record: Record) -> Reply:
+def reply_from_record(record: JSONRecord) -> Reply:
     """Read what :func:`reply_to_record` wrote."""
     logprobs = record.get("logprobs")
     return Reply(
@@ -69,7 +68,7 @@ def reply_from_record(record: Record) -> Reply:
     )
 
 
-def next_token_to_record(found: NextToken) -> Record:
+def next_token_to_record(found: NextToken) -> JSONRecord:
     """The distribution behind a prompt."""
     return {
         "prompt_tokens": found.prompt_tokens,
@@ -78,7 +77,7 @@ def next_token_to_record(found: NextToken) -> Record:
     }
 
 
-def next_token_from_record(record: Record) -> NextToken:
+def next_token_from_record(record: JSONRecord) -> NextToken:
     """Read what :func:`next_token_to_record` wrote."""
     return NextToken(record["prompt_tokens"], _tops(record["top"]), record["chosen"])
 
