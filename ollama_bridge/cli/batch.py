@@ -28,6 +28,7 @@ from ollama_bridge.reporting import Note, Progress, Reporter
 
 if TYPE_CHECKING:
     from ollama_bridge.client import Reply
+    from ollama_bridge.client.jobs.batch import Concurrency
     from ollama_bridge.client.jobs.jobs import Answered, GivenUp
 
 _STAGE = "batch"
@@ -102,16 +103,7 @@ def batch(
         "think": read_think(think),
         "format": read_format(format_),
     }
-    if answers.resolve() == questions.resolve():
-        raise ConfigError(
-            "the answers would replace the questions",
-            hint=f"ollama-bridge batch {quote(str(questions))} answers.jsonl",
-        )
-    if str(answers) == "-" or (answers.exists() and not answers.is_file()):  # such as /dev/stdout
-        raise ConfigError(
-            f"{answers} is no file: until all answers are there they lie in a log beside it",
-            hint=f"ollama-bridge batch {quote(str(questions))} answers.jsonl",
-        )
+    _check_answers_path(answers, questions)
     requests, ids = read_questions(questions, defaults, read_options(parameter))
     with (
         ConsoleReporter(quiet=quiet) as reporter,
@@ -138,6 +130,17 @@ def batch(
     if tally.set_aside:
         tally.tell_set_aside()
         raise typer.Exit(_SET_ASIDE)
+
+
+def _check_answers_path(answers: Path, questions: Path) -> None:
+    hint = f"ollama-bridge batch {quote(str(questions))} answers.jsonl"
+    if answers.resolve() == questions.resolve():
+        raise ConfigError("the answers would replace the questions", hint=hint)
+    if str(answers) == "-" or (answers.exists() and not answers.is_file()):  # such as /dev/stdout
+        raise ConfigError(
+            f"{answers} is no file: until all answers are there they lie in a log beside it",
+            hint=hint,
+        )
 
 
 def _settle(
@@ -236,9 +239,9 @@ class _Tally:
             output.say(f"to ask {others} again: the same command with --retry-failed")
 
 
-def _concurrency(text: str) -> Any:
+def _concurrency(text: str) -> Concurrency:
     if text == "auto":
-        return text
+        return "auto"
     try:
         return int(text)
     except ValueError as exc:
