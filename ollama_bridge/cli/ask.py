@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.chat.chat import connect, load_ahead, talk
+from ollama_bridge.cli.chat.chat import talk
+from ollama_bridge.cli.connecting import connect, load_ahead
 from ollama_bridge.cli.embed import DimensionsOption, TruncateOption, print_vectors
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.piped import whole_prompt

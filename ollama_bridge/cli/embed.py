@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_bridge.cli import options, output
-from ollama_bridge.cli.chat.chat import connect
+from ollama_bridge.cli.connecting import connect
 from ollama_bridge.cli.piped import whole_prompt
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.question_options import (

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +14,10 @@ import typer
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion, options
 from ollama_bridge.cli.chat.lines import LineReader
+from ollama_bridge.cli.connecting import connect, load_ahead
 from ollama_bridge.cli.manual import ThinkingCommand
 from ollama_bridge.cli.output import say
 from ollama_bridge.cli.piped import checked, not_utf8
-from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.question_options import (
     FormatOption,
     HideThinkingOption,
@@ -33,11 +31,9 @@ from ollama_bridge.cli.question_options import (
     read_options,
     read_think,
 )
-from ollama_bridge.errors import OllamaBridgeError
 
 if TYPE_CHECKING:
     from ollama_bridge.cli.chat.repl import Repl
-    from ollama_bridge.client import Client, Conversation
 
 
 def add_to(app: typer.Typer) -> None:
@@ -120,15 +116,6 @@ def chat(
         raise typer.Exit(repl.failed.exit_code)
 
 
-def connect(host: str | None) -> Client:
-    """A client of the daemon, which is started, and that said, if it does not run."""
-    from ollama_bridge.client import Client
-    from ollama_bridge.daemon.ensure import ensure_daemon
-
-    with ConsoleReporter() as reporter:
-        return Client(ensure_daemon(reporter=reporter, host=host).host)
-
-
 def talk(repl: Repl) -> None:
     """Take lines until they end, or the user goes."""
     from ollama_bridge.cli.chat.repl import EndOfChat
@@ -148,22 +135,6 @@ def talk(repl: Repl) -> None:
         return
     except UnicodeError as exc:
         raise not_utf8("chat", repl.said.model) from exc
-
-
-def load_ahead(client: Client, said: Conversation) -> None:
-    """Load the model while the first question is not there yet, as that question will want it.
-
-    What goes wrong is told when it is asked.
-    """
-    if said.keep_alive != 0:
-        threading.Thread(target=_load, args=(client.host, said), daemon=True).start()
-
-
-def _load(host: str, said: Conversation) -> None:
-    from ollama_bridge.client import Client
-
-    with contextlib.suppress(OllamaBridgeError), Client(host) as client:
-        client.load(said.model, options=said.options, keep_alive=said.keep_alive)
 
 
 def typed(repl: Repl, reader: LineReader) -> Iterator[str]:

@@ -20,7 +20,7 @@ from fakes.daemon import Asked, FakeDaemon, Turn
 from fakes.terminal import Screen, run_command
 
 from ollama_bridge.cli import piped
-from ollama_bridge.cli.chat.chat import load_ahead
+from ollama_bridge.cli.connecting import load_ahead
 from ollama_bridge.client import Client, Conversation
 from ollama_bridge.digests import digest_file
 
