@@ -5,7 +5,6 @@ In a chat (``/show``) that is what the next question gets, so the chat's own set
 
 from __future__ import annotations
 
-from ollama_bridge.cli.chat.other_tags import messages_in
 from ollama_bridge.client import Conversation, ModelDetails
 from ollama_bridge.client.options import DEFAULT_NUM_PREDICT
 from ollama_bridge.errors import ConfigError
@@ -42,7 +41,7 @@ def chat_facts(what: str, said: Conversation, details: ModelDetails) -> str:
                 "model": said.model,
                 **model_facts(details),
                 "turns": len(said.turns),
-                "in the model": f"{len(messages_in(details))} messages",
+                "in the model": f"{len(details.messages)} messages",
                 "left out": len(said.dropped),
             }
             return "\n".join(f"{name:<16}  {value}" for name, value in values.items())

@@ -221,6 +221,11 @@ class ModelDetails:
     think_levels: tuple[str, ...] = ()
 
     @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The turns that the tag has in it, which the daemon sends before every question."""
+        return list(self.raw.get("messages") or ())
+
+    @property
     def takes_images(self) -> bool | None:
         """Whether it takes images, or sounds; None: the daemon does not say."""
         can = set(self.capabilities)

@@ -106,7 +106,7 @@ def in_daemons(tag: str, hosts: Sequence[str], *, known: Collection[str] = ()) -
         _asker(tag, identity),
         away=away,
         system=details.system,
-        has_messages=bool(details.raw.get("messages")),
+        has_messages=bool(details.messages),
     )
 
 

@@ -23,11 +23,6 @@ def show_if_there(client: Client, tag: str) -> ModelDetails | None:
         return None
 
 
-def messages_in(details: ModelDetails) -> list[dict[str, Any]]:
-    """The turns that a tag has in it, as one that ``/save`` made: the daemon sends them first."""
-    return list(details.raw.get("messages") or [])
-
-
 def unheard(
     turns: Sequence[Turn],
     other: Sequence[Mapping[str, Any]],
@@ -74,7 +69,7 @@ def without_heard(said: Conversation, details: ModelDetails) -> Conversation:
     Raises:
         UnsupportedFeatureError: it sends images that the tag cannot see.
     """
-    turns = unheard(said.turns, messages_in(details))
+    turns = unheard(said.turns, details.messages)
     check_seen(said.model, turns, details, unanswered=None)
     heard = said.turns[: len(said.turns) - len(turns)]
     if heard:

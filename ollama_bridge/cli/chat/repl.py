@@ -15,7 +15,6 @@ from ollama_bridge.cli.chat import saving as chat_saving
 from ollama_bridge.cli.chat.lines import words
 from ollama_bridge.cli.chat.other_tags import (
     check_seen,
-    messages_in,
     settings_for,
     show_if_there,
     unheard,
@@ -134,7 +133,7 @@ class Repl:
 
     def recall(self, details: ModelDetails) -> None:
         """Show the turns that a tag has in it, as one that ``/save`` made: they are sent, too."""
-        for message in messages_in(details):
+        for message in details.messages:
             content = str(message.get("content", ""))
             if message.get("role") == "assistant":
                 self._view.show([Text(content)])
@@ -352,10 +351,10 @@ class Repl:
         other = Session(self.client, settings)
         # It hears what was said so far, but not twice.
         heard = [message for turn in self.said.heard for message in turn.messages]
-        first_has = messages_in(before)
+        first_has = before.messages
         earlier = first_has[: len(first_has) - len(heard)]
         said = [*self.said.heard, *self.said.turns]
-        new = unheard(said, messages_in(details), first=earlier)
+        new = unheard(said, details.messages, first=earlier)
         unanswered = self.session.unanswered
         check_seen(tag, new, details, unanswered=unanswered)
         other.go_back((new, self.said.dropped), unanswered=unanswered)
@@ -376,7 +375,7 @@ class Repl:
         say("(forgotten)")
         with contextlib.suppress(OllamaBridgeError):  # it is forgotten, whoever is away
             for tag in self.sessions:
-                if messages_in(self.client.show(tag)):
+                if self.client.show(tag).messages:
                     say(f"(the turns inside {tag} are still sent: to stop it, /load another model)")
 
     def _help(self, _: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.assets import home_dir
-from ollama_bridge.cli.chat.other_tags import messages_in
 from ollama_bridge.cli.output import say
 from ollama_bridge.client import Client, Conversation, ModelSummary
 from ollama_bridge.client.model_names import find_model, name_key
@@ -61,7 +60,7 @@ def save_model(client: Client, said: Conversation, tag: str) -> None:
             f"{tag} cannot keep the images of this chat; it was not replaced",
             hint="/save FILE.json, or /save under another name",
         )
-    own = messages_in(client.show(said.model))
+    own = client.show(said.model).messages
     request: dict[str, object] = {
         "model": tag,
         "from": said.model,
@@ -124,7 +123,7 @@ def export(client: Client, said: Conversation, path: Path) -> None:
         parts.append(f"> {said.system}\n")
     marks = {"user": "**You:** ", "system": "> "}
     try:
-        own = messages_in(client.show(said.model))
+        own = client.show(said.model).messages
     except DaemonError as exc:  # what was said is here, whoever is away
         own = []
         say(f"(the turns inside {said.model} could not be read and are left out: {exc.message})")
