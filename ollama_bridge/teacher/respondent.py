@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.jobs.jobs import GivenUp, Job
 from ollama_bridge.client.jobs.runner import Asks, Endpoint, daemons, question
-from ollama_bridge.client.model_check import SOON, check_models, content_of
+from ollama_bridge.client.model_check import SOON, content_of
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
@@ -91,10 +91,7 @@ def in_daemons(tag: str, hosts: Sequence[str], *, known: Collection[str] = ()) -
         DaemonError: no daemon answers, or one has no such model.
     """
     digests, details, away = _look(tag, hosts)
-    endpoints = [
-        replace(one, check=partial(check_models, one.name, {tag: digests[one.name]}, None))
-        for one in daemons(list(digests))
-    ]
+    endpoints = daemons({host: {tag: digest} for host, digest in digests.items()})
     of_tags, of_content = set(digests.values()), digest_text(canonical_json(content_of(details)))
     usual = of_content if len(of_tags) > 1 else next(iter(of_tags))
     # Who is there today decides nothing of what was begun: all of these are this very model.

@@ -110,7 +110,7 @@ def test_a_daemon_that_is_stopped_is_left_out(
         with Client(second.host) as client:
             register(client, teacher_gguf)
         try:
-            for event in run_batch(jobs, daemons([second.host, mortal.host]), log, limits):
+            for event in run_batch(jobs, daemons({second.host: {}, mortal.host: {}}), log, limits):
                 if isinstance(event, GivenUp):
                     left_out.append(event)
                 if not isinstance(event, Outcome):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +22,7 @@ from ollama_bridge.client.jobs.runner import (
     run_batch,
     run_batch_async,
 )
-from ollama_bridge.client.model_check import check_models, content_of
+from ollama_bridge.client.model_check import content_of
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.questions import Question, to_asking_call
 from ollama_bridge.client.requests import encode_body
@@ -194,11 +192,7 @@ class _Plan:
 
     def endpoints(self, timeouts: Timeouts | None) -> list[Endpoint[AsyncClient]]:
         """The daemons whose models are known."""
-        there = daemons(list(self._digests), timeouts=timeouts, api_key=self._api_key)
-        return [
-            replace(one, check=partial(check_models, one.name, digests, self._api_key))
-            for one, digests in zip(there, self._digests.values(), strict=True)
-        ]
+        return daemons(self._digests, timeouts=timeouts, api_key=self._api_key)
 
     def before(self, log: BatchLog) -> Iterator[Answered | GivenUp]:
         """What was settled in an earlier run, and who takes no part."""

@@ -17,9 +17,18 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from ollama_bridge.client.asynchronous import AsyncClient
@@ -28,6 +37,7 @@ from ollama_bridge.client.jobs.batch_log import BatchLog
 from ollama_bridge.client.jobs.coordinator import C, Coordinator, Lane
 from ollama_bridge.client.jobs.jobs import BatchEvent, BatchLimits, Job
 from ollama_bridge.client.jobs.records import reply_to_record
+from ollama_bridge.client.model_check import check_models
 from ollama_bridge.client.values import Reply
 from ollama_bridge.client.wire.exchange import Call, Timeouts
 from ollama_bridge.client.wire.retries import NO_RETRIES
@@ -54,22 +64,23 @@ class Endpoint(Generic[C_co]):
 
 
 def daemons(
-    hosts: Sequence[str], *, timeouts: Timeouts | None = None, api_key: str | None = None
+    hosts: Mapping[str, Mapping[str, str]],
+    *,
+    timeouts: Timeouts | None = None,
+    api_key: str | None = None,
 ) -> list[Endpoint[AsyncClient]]:
-    """Daemons by their addresses, as ``OLLAMA_HOST`` is written."""
+    """Daemons that are watched for having the same models still.
 
-    def opener(host: str) -> Callable[[], AsyncClient]:
-        # What happens after a failure is the batch's to decide.
-        return lambda: AsyncClient(host, timeouts=timeouts, retries=NO_RETRIES, api_key=api_key)
-
-    def checker(host: str) -> Callable[[], Awaitable[str]]:
-        async def check() -> str:
-            async with AsyncClient(host, api_key=api_key) as client:
-                return await client.version()
-
-        return check
-
-    return [Endpoint(host, opener(host), checker(host)) for host in hosts]
+    Args:
+        hosts: By address, as ``OLLAMA_HOST`` is written: the digests of the models that are asked.
+        api_key: For all of them; None: ``OLLAMA_API_KEY``.
+    """
+    # What happens after a failure is the batch's to decide.
+    client = partial(AsyncClient, timeouts=timeouts, retries=NO_RETRIES, api_key=api_key)
+    return [
+        Endpoint(host, partial(client, host), partial(check_models, host, digests, api_key))
+        for host, digests in hosts.items()
+    ]
 
 
 class Asks(Protocol):

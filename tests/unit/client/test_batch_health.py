@@ -65,7 +65,9 @@ def log(tmp_path: Path) -> Iterator[BatchLog]:
 
 def run(texts: Sequence[str], log: BatchLog, *hosts: str, limits: BatchLimits) -> list[BatchEvent]:
     jobs = [chat(text) for text in texts]
-    return list(run_batch(jobs, daemons(hosts, timeouts=PATIENT), log, limits))
+    return list(
+        run_batch(jobs, daemons({host: {} for host in hosts}, timeouts=PATIENT), log, limits)
+    )
 
 
 def chat(text: str) -> Job[Asks]:
@@ -131,7 +133,7 @@ def test_a_wedged_daemon_is_left_out(daemon: FakeDaemon, log: BatchLog, begins: 
     jobs = [chat(text) for text in texts]
     found = []
     with FakeDaemon(script=wedges) as wedged:
-        hangs, works = daemons([wedged.host, daemon.host], timeouts=PATIENT)
+        hangs, works = daemons({wedged.host: {}, daemon.host: {}}, timeouts=PATIENT)
         endpoints = [hangs, replace(works, check=None)]  # however busy this machine is
         for event in run_batch(jobs, endpoints, log, limits):
             found.append(event)
@@ -175,7 +177,7 @@ def test_who_goes_away_is_told_before_it_is_waited_for(log: BatchLog) -> None:
         running.script = stays_away
         limits = BatchLimits(in_flight=1, pause_s=0.001, outage_s=0.5)
         jobs = [chat(text) for text in "abc"]
-        events = run_batch(jobs, daemons([running.host], timeouts=PATIENT), log, limits)
+        events = run_batch(jobs, daemons({running.host: {}}, timeouts=PATIENT), log, limits)
         assert isinstance(next(events), Outcome)
         stack.close()
         away = next(events)
@@ -192,7 +194,7 @@ def test_a_wedged_runner_is_found_by_the_canary(daemon: FakeDaemon, log: BatchLo
     soon = Timeouts(load_s=0.1, first_token_s=0.1)
     limits = BatchLimits(in_flight=1, pause_s=0.001, canary_s=0.4, outage_s=0.1)
     with pytest.raises(DaemonTimeoutError):
-        list(run_batch([chat("a")], daemons([daemon.host], timeouts=soon), log, limits))
+        list(run_batch([chat("a")], daemons({daemon.host: {}}, timeouts=soon), log, limits))
     assert asked_in_turn(daemon) == ["a", "canary"]
 
 
@@ -214,7 +216,7 @@ def test_nothing_is_left_over(daemon: FakeDaemon, log: BatchLog, waits_for: str)
         limits = BatchLimits(in_flight=1, pause_s=0.001, quiet_s=0.05, canary_s=30.0)
         if waits_for != "check":
             limits = replace(limits, quiet_s=30.0)
-        endpoints = daemons([daemon.host], timeouts=PATIENT)
+        endpoints = daemons({daemon.host: {}}, timeouts=PATIENT)
         jobs = [chat("a"), chat("b")]
         async with aclosing(run_batch_async(jobs, endpoints, log, limits)) as events:
             await anext(events)
@@ -246,7 +248,7 @@ def test_a_long_answer_is_no_silence(daemon: FakeDaemon, log: BatchLog) -> None:
         return echo(asked)
 
     daemon.script = slow
-    (endpoint,) = daemons([daemon.host], timeouts=PATIENT)
+    (endpoint,) = daemons({daemon.host: {}}, timeouts=PATIENT)
     limits = BatchLimits(in_flight=1, quiet_s=0.1)
     list(run_batch([chat("a")], [replace(endpoint, check=check)], log, limits))
     assert asked_in_turn(daemon) == ["a"]
@@ -378,7 +380,7 @@ def test_a_check_that_fails_takes_no_row_from_a_daemon_that_answers(
         checks += 1
         raise DaemonUnreachableError("too many connections")
 
-    [works] = daemons([daemon.host], timeouts=PATIENT)
+    [works] = daemons({daemon.host: {}}, timeouts=PATIENT)
     texts = [str(number) for number in range(30)]
     limits = BatchLimits(in_flight=1, quiet_s=5 * row_s)
     list(run_batch([chat(text) for text in texts], [replace(works, check=fails)], log, limits))
@@ -391,7 +393,7 @@ def test_a_refused_canary_is_an_answer(daemon: FakeDaemon) -> None:
     daemon.script = lambda asked: Turn(refusal=(400, "no raw prompts"))
 
     async def ask(limit_s: float) -> None:
-        endpoint = daemons([daemon.host])[0]
+        endpoint = daemons({daemon.host: {}})[0]
         async with endpoint.open() as client:
             call = health.canary(calls.chat("m", "a", Asking(), system=None, tools=None))
             assert call is not None

@@ -69,7 +69,7 @@ def log(tmp_path: Path) -> Iterator[BatchLog]:
 def run(
     texts: list[str], log: BatchLog, *hosts: str, limits: BatchLimits = HASTY
 ) -> list[BatchEvent]:
-    endpoints = daemons(hosts, timeouts=PATIENT)
+    endpoints = daemons({host: {} for host in hosts}, timeouts=PATIENT)
     return list(run_batch([ask(text) for text in texts], endpoints, log, limits))
 
 
@@ -266,7 +266,9 @@ def test_the_others_do_the_work_of_a_broken_daemon(daemon: FakeDaemon, log: Batc
     daemon.script = slow
     given_up = set()
     with FakeDaemon(script=lambda asked: Turn(refusal=(500, "no memory"))) as broken:
-        endpoints = daemons([broken.host, daemon.host, nobody_listens()], timeouts=PATIENT)
+        endpoints = daemons(
+            {broken.host: {}, daemon.host: {}, nobody_listens(): {}}, timeouts=PATIENT
+        )
         for event in run_batch([ask(text) for text in texts], endpoints, log, HASTY):
             if isinstance(event, GivenUp):
                 given_up.add(event.name)
@@ -314,7 +316,7 @@ def test_a_restarted_daemon_is_waited_for(log: BatchLog) -> None:
     with FakeDaemon() as first:
         goes_away_after(first, answers=4)
         port = int(first.host.rsplit(":", 1)[1])
-        endpoints = daemons([first.host], timeouts=PATIENT)
+        endpoints = daemons({first.host: {}}, timeouts=PATIENT)
         events = run_batch([ask(text) for text in texts], endpoints, log, HASTY)
         next(events)
     threading.Event().wait(0.05)
@@ -328,7 +330,7 @@ def test_an_outage_that_does_not_end_is_an_error(log: BatchLog) -> None:
     """After its limit; what was answered is kept."""
     with FakeDaemon() as daemon:
         goes_away_after(daemon, answers=4)
-        endpoints = daemons([daemon.host], timeouts=PATIENT)
+        endpoints = daemons({daemon.host: {}}, timeouts=PATIENT)
         limits = BatchLimits(in_flight=1, outage_s=0.05, pause_s=0.001)
         jobs = [ask(str(number)) for number in range(200)]
         events = run_batch(jobs, endpoints, log, limits)
@@ -343,7 +345,7 @@ def test_closing_cancels_what_is_in_flight(daemon: FakeDaemon, log: BatchLog) ->
     daemon.script = lambda asked: Turn(fault=Fault.SILENT) if text_of(asked) != "a" else echo(asked)
     events = run_batch(
         [ask("a"), ask("b")],
-        daemons([daemon.host], timeouts=PATIENT),
+        daemons({daemon.host: {}}, timeouts=PATIENT),
         log,
         BatchLimits(in_flight=1),
     )
@@ -358,7 +360,7 @@ def test_it_works_inside_a_running_loop(daemon: FakeDaemon, log: BatchLog) -> No
 
     async def notebook() -> None:
         run(["a"], log, daemon.host)
-        endpoints = daemons([daemon.host], timeouts=PATIENT)
+        endpoints = daemons({daemon.host: {}}, timeouts=PATIENT)
         events = [event async for event in run_batch_async([ask("b")], endpoints, log, HASTY)]
         assert len(events) == 1
 
@@ -458,7 +460,7 @@ def test_a_bug_is_not_a_poison_row(daemon: FakeDaemon, log: BatchLog) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(run_batch([Job("k", broken)], daemons([daemon.host]), log, HASTY))
+        list(run_batch([Job("k", broken)], daemons({daemon.host: {}}), log, HASTY))
 
 
 KILLED = """
@@ -473,7 +475,7 @@ def ask(text):
     return question(calls.chat("m", text, Asking(), system=None, tools=None), identity="d")
 
 with BatchLog(Path(sys.argv[1])) as log:
-    for event in run_batch([ask(str(n)) for n in range(60)], daemons([sys.argv[2]]), log):
+    for event in run_batch([ask(str(n)) for n in range(60)], daemons({sys.argv[2]: {}}), log):
         print(event.key, flush=True)
 """
 
