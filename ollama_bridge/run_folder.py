@@ -15,7 +15,7 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.storage.atomic_files import raise_if_disk_full, write_json_atomic
-from ollama_bridge.storage.drafts import is_locked, locked
+from ollama_bridge.storage.locks import is_locked, locked
 
 if TYPE_CHECKING:
     from ollama_bridge.recipe.config import Recipe

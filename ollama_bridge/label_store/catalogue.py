@@ -17,8 +17,8 @@ from ollama_bridge.label_store.shared import (
     removed_path,
 )
 from ollama_bridge.storage.artifacts import MANIFEST_NAME
-from ollama_bridge.storage.drafts import lock_path, locked
 from ollama_bridge.storage.folder_files import statuses
+from ollama_bridge.storage.locks import lock_path, locked
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ollama_bridge.label_store.segments import (
     segments_of,
 )
 from ollama_bridge.storage.atomic_files import raise_if_disk_full, write_text_atomic
-from ollama_bridge.storage.drafts import lock_path, locked
+from ollama_bridge.storage.locks import lock_path, locked
 
 ABOUT_NAME = "about.json"
 _BUSY_HINT = "wait for it: what it labels need not be labelled again"

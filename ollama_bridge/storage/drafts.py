@@ -15,7 +15,6 @@ its key, is found again by its own work, and goes when an artefact is finished t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import platform
@@ -31,6 +30,7 @@ from ollama_bridge.errors import ArtifactError
 from ollama_bridge.reporting import Note, NullReporter, Reporter
 from ollama_bridge.storage.artifacts import MANIFEST_NAME, FileEntry, Manifest, Work
 from ollama_bridge.storage.atomic_files import raise_if_disk_full, sync_to_disk, write_text_atomic
+from ollama_bridge.storage.locks import lock_path, locked
 
 # Their versions can change a number, so they are written into every manifest.
 _RECORDED_PACKAGES = ("ollama-bridge", "torch", "transformers", "peft", "gguf", "tokenizers")
@@ -99,11 +99,6 @@ def draft_path(out_dir: Path) -> Path:
     """Where an artefact is written until it is complete."""
     out_dir = _behind_link(out_dir)
     return out_dir.with_name(f".{out_dir.name}.draft")
-
-
-def lock_path(folder: Path) -> Path:
-    """The lock of a folder; beside it, for a lock inside would be removed with it."""
-    return folder.with_name(f".{folder.name}.lock")
 
 
 def remove_artifact(out_dir: Path, *, hint: str) -> None:
@@ -317,46 +312,6 @@ def _read_manifest(folder: Path) -> Manifest | None:
         return Manifest.read(folder)
     except ArtifactError:
         return None
-
-
-@contextlib.contextmanager
-def locked(
-    lock_path: Path, folder: Path, *, hint: str, on_wait: Callable[[], None] | None = None
-) -> Iterator[None]:
-    """Hold the lock of a folder while the block runs; the system frees it when its holder dies.
-
-    Args:
-        lock_path: A file beside the folder, or in it.
-        hint: What to do where another process holds it.
-        on_wait: Called once if one does, which is then waited for; None: it is an error.
-
-    Raises:
-        ArtifactError: another process holds it, or the file system has no locks.
-    """
-    with lock_path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            if on_wait is None:
-                raise ArtifactError(f"another process is writing {folder}", hint=hint) from exc
-            on_wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as exc:  # a network disk, which names no file
-            raise ArtifactError(
-                f"{lock_path} cannot be locked: {exc.strerror}",
-                hint="use a folder on a local disk",
-            ) from exc
-        yield
-
-
-def is_locked(lock_path: Path) -> bool:
-    """Whether a process holds a lock. False as well where that cannot be told."""
-    with contextlib.suppress(OSError), lock_path.open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _remove(path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ollama_bridge.errors import ArtifactError, ConfigError
 from ollama_bridge.storage.artifacts import MANIFEST_NAME, Manifest
-from ollama_bridge.storage.drafts import lock_path, remove_artifact
+from ollama_bridge.storage.drafts import remove_artifact
 from ollama_bridge.storage.folder_files import statuses
+from ollama_bridge.storage.locks import lock_path
 
 
 @dataclass(frozen=True)

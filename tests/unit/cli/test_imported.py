@@ -17,7 +17,7 @@ from ollama_bridge.errors import ArtifactError, ModelError
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.storage.artifacts import Checkpoint
-from ollama_bridge.storage.drafts import lock_path, locked
+from ollama_bridge.storage.locks import lock_path, locked
 
 
 def call(*args: str, stdin: str = "") -> Result:

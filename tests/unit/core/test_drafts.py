@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,6 +19,7 @@ from ollama_bridge.reporting import Note
 from ollama_bridge.storage import drafts
 from ollama_bridge.storage.artifacts import Corpus, Work
 from ollama_bridge.storage.drafts import open_draft
+from ollama_bridge.storage.locks import is_locked, locked
 
 Stop = Callable[[int], AbstractContextManager[None]]
 FILES = {"train.jsonl", "parts/a.jsonl", "manifest.json"}
@@ -286,6 +288,20 @@ def test_folder_that_runs_share_is_waited_for(tmp_path: Path) -> None:
 
         with open_draft(out_dir, work(1.0), on_wait=finish) as found:
             assert found.finished is not None
+
+
+def test_who_looks_at_a_lock_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``runs ls`` shares the lock for an instant: a build that begins in it waits that long."""
+    lock = tmp_path / ".run.lock"
+    lock.touch()
+    with lock.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        with locked(lock, tmp_path, hint="wait"):
+            assert is_locked(lock)
+    assert not is_locked(lock)
 
 
 def test_disk_without_locks_is_one_clear_error(
