@@ -56,14 +56,14 @@ def hold_run(
 ) -> Iterator[None]:
     """Keep a second process out of a run, whose stages would read what the other one replaces.
 
-    What is refused before anything was done leaves no folder.
+    What fails before anything was made leaves no folder.
 
     Raises:
         ArtifactError: another process works there.
         DiskFullError: no room.
     """
     try:
-        is_new = not run_dir.exists()
+        is_new = not run_dir.exists() or is_note_alone(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         with locked(run_dir / _LOCK_NAME, run_dir, hint=hint):
             try:
@@ -83,13 +83,21 @@ def is_held(run_dir: Path) -> bool:
 
 
 def _remove_unbegun(run_dir: Path) -> None:
-    """Remove a run in which nothing was done, nor told."""
-    events = run_dir / EVENTS_NAME
+    """Remove a run in which nothing was made, but for a note that names another one's folder."""
     with contextlib.suppress(OSError):  # the error that ended it is the one to be told
-        if {path.name for path in run_dir.iterdir()} - {_LOCK_NAME, EVENTS_NAME}:
+        left = [path for path in run_dir.iterdir() if not _is_lock(path)]
+        if {path.name for path in left} - {EVENTS_NAME, _ORIGIN_NAME}:
             return
-        if not events.exists() or events.stat().st_size == 0:
+        if _kept_in(run_dir) is None:
             shutil.rmtree(run_dir)
+        else:
+            for path in run_dir.iterdir():
+                if path.name != _ORIGIN_NAME:
+                    path.unlink()
+
+
+def _is_lock(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".lock")
 
 
 def note_origin(run_dir: Path, data: Path, *, out_dir: Path | None = None) -> None:
@@ -115,6 +123,8 @@ def note_origin(run_dir: Path, data: Path, *, out_dir: Path | None = None) -> No
                 hint="give this one a folder and a tag of its own: --out FOLDER --tag TAG; or, if "
                 f"the other is of no use any more: {free} {quote(str(made or path))}",
             )
+        if other.exists() and out_dir is None:  # that of the other folder still has its tag
+            out_dir = _kept_in(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     kept_in = {} if out_dir is None else {_KEPT_IN: str(out_dir.absolute())}
     write_json_atomic(path, {"data": str(data.absolute()), **kept_in})
@@ -129,8 +139,17 @@ def noted_run(run_dir: Path) -> Path | None:
     """Where a run is whose name alone is noted; None: nowhere, or nobody wrote it down."""
     if not is_note_alone(run_dir):
         return None
-    kept_in = json.loads((run_dir / _ORIGIN_NAME).read_text(encoding="utf-8")).get(_KEPT_IN)
-    return Path(kept_in) if kept_in is not None and is_run(Path(kept_in)) else None
+    kept_in = _kept_in(run_dir)
+    return kept_in if kept_in is not None and is_run(kept_in) else None
+
+
+def _kept_in(run_dir: Path) -> Path | None:
+    """The other folder that a note names; None: it names none, or there is no note."""
+    path = run_dir / _ORIGIN_NAME
+    if not path.exists():
+        return None
+    kept_in = json.loads(path.read_text(encoding="utf-8")).get(_KEPT_IN)
+    return None if kept_in is None else Path(kept_in)
 
 
 def is_run(folder: Path) -> bool:

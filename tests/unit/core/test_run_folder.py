@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ollama_bridge import cli, pipeline
 from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion
-from ollama_bridge.errors import ArtifactError, ConfigError, DiskFullError
+from ollama_bridge.errors import ArtifactError, ConfigError, DataError, DiskFullError
 from ollama_bridge.publishing.papers import CARD_NAME
 from ollama_bridge.recipe.config import Recipe, parse_recipe
 from ollama_bridge.reporting import (
@@ -61,12 +61,12 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("left", "is_kept"),
-    [({}, False), ({EVENTS_NAME: ""}, False), ({EVENTS_NAME: "{}\n"}, True), ({"x": ""}, True)],
+    [({}, False), ({EVENTS_NAME: "{}\n", ".corpus.lock": ""}, False), ({"x": ""}, True)],
 )
 def test_what_is_refused_at_once_leaves_no_run(
     tmp_path: Path, left: dict[str, str], *, is_kept: bool
 ) -> None:
-    """What was done, or told, stays; and so does a folder that was there before."""
+    """What was made stays; and so does a folder that was there before."""
     run_dir = tmp_path / "run"
     for stays in (is_kept, True):
         with pytest.raises(ConfigError), hold_run(run_dir):
@@ -75,6 +75,28 @@ def test_what_is_refused_at_once_leaves_no_run(
             raise ConfigError("no such base")
         assert run_dir.exists() == stays
         run_dir.mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize("out", [None, "my out"])
+def test_a_file_that_is_refused_does_not_take_the_name(tmp_path: Path, out: str | None) -> None:
+    """Nothing was made of it; where something lies in another folder, its tag has the name."""
+    run_dir, files = home_dir() / "runs" / "mine-train", [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for file in files:
+        file.touch()
+    if out is not None:
+        note_origin(run_dir, files[0], out_dir=tmp_path / out)
+    before = (run_dir / "origin.json").read_text() if out else None
+    note_origin(run_dir, files[0])
+    with pytest.raises(DataError), hold_run(run_dir):
+        (run_dir / EVENTS_NAME).write_text("{}\n")
+        raise DataError("line 223: not JSON")
+    assert json.loads(CliRunner().invoke(cli.app, ["runs", "ls", "--json"]).stdout) == []
+    if out is None:
+        note_origin(run_dir, files[1])
+        return
+    assert (run_dir / "origin.json").read_text() == before
+    with pytest.raises(ConfigError):
+        note_origin(run_dir, files[1])
 
 
 def test_run_that_is_built_cannot_be_removed(tmp_path: Path) -> None:
