@@ -130,8 +130,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     open_ended = sum(one.example.messages[-1].role == "user" for one in candidates)
     if open_ended:
         notes.append(
-            f"{open_ended} conversation(s) end with the user's turn: their answers have to be "
-            "written"
+            f"{open_ended} conversation(s) end with the user's turn, of which nothing is learnt "
+            "unless the teacher answers it (teacher.answers: daemon)"
         )
     if matcher is None:
         notes += _large_document(candidates)

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.data.problems import Problems, read_text, unused
+from ollama_bridge.data.problems import (
+    MAX_LEFT_OUT_SHARE,
+    MAX_SHOWN,
+    Problems,
+    read_text,
+    unused,
+)
 from ollama_bridge.errors import DataError
 
 _DELIMITERS = (",", ";", "\t")
@@ -87,26 +93,43 @@ def read_json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, obje
     """
     _refuse_array(path, text)
     problems = Problems(path, unit="line")
+    read, bad = 0, []
     # Not splitlines(): JSON may hold U+2028 and its like inside a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line, parse_constant=lambda _: None)
-        except RecursionError:
-            problems.add(number, "not JSON (nested too deeply)")
-            continue
-        except json.JSONDecodeError as exc:
-            problems.add(number, f"not JSON ({exc.msg})")
-            continue
-        except ValueError:  # Python reads whole numbers up to a length
-            problems.add(number, "a number of too many digits: put it in quotes")
-            continue
+        read += 1
+        value = _object_of(line)
         if isinstance(value, dict):
             yield number, value
         else:
-            problems.add(number, f"a JSON object is expected, not {type(value).__name__}")
-    problems.raise_if_any(hint="one JSON object a line")
+            problems.add(number, value)
+            bad.append(number)
+    problems.raise_if_any(hint=_without_lines(path, bad, of=read))
+
+
+def _object_of(line: str) -> dict[str, object] | str:
+    """The object of a line, or what is wrong with it."""
+    try:
+        value = json.loads(line, parse_constant=lambda _: None)
+    except RecursionError:
+        return "not JSON (nested too deeply)"
+    except json.JSONDecodeError as exc:
+        return f"not JSON ({exc.msg})"
+    except ValueError:  # Python reads whole numbers up to a length
+        return "a number of too many digits: put it in quotes"
+    if isinstance(value, dict):
+        return value
+    return f"a JSON object is expected, not {type(value).__name__}"
+
+
+def _without_lines(path: Path, bad: Sequence[int], *, of: int) -> str:
+    """What makes a file without its bad lines, where these are few."""
+    if len(bad) > min(MAX_SHOWN, MAX_LEFT_OUT_SHARE * of):
+        return "one JSON object a line"
+    deleted = quote(";".join(f"{number}d" for number in bad))
+    good = quote(str(unused(path.with_name(f"{path.stem}-whole{path.suffix}"))))
+    return f"mend, or leave them out: sed {deleted} {quote(str(path))} > {good}"
 
 
 def cell_text(value: str | float) -> str:

@@ -504,9 +504,21 @@ def test_bad_json_lines_are_all_named(tmp_path: Path) -> None:
         collect(path)
     assert "line 2: not JSON" in str(caught.value)
     assert "line 3: a JSON object is expected, not list" in str(caught.value)
+    assert caught.value.hint == "one JSON object a line"
     path = write(tmp_path, '{"text": ["a"], "label": "positive"}\n', name="mine.jsonl")
     with pytest.raises(DataError, match="line 1: text is a list"):
         collect(path)
+
+
+def test_a_few_bad_json_lines_can_be_left_out(tmp_path: Path) -> None:
+    """An export broke off twice: the command in the hint makes the file without these lines."""
+    good, broken = '{"text": "a", "label": "positive"}\n', '{"text": "a\n'
+    text = broken + "\n" + good * 40 + broken
+    with pytest.raises(DataError) as caught:
+        collect(write(tmp_path, text, name="my lines.jsonl"))
+    _, _, command = str(caught.value.hint).partition(": ")
+    subprocess.run(command, shell=True, check=True)
+    assert (tmp_path / "my lines-whole.jsonl").read_text() == "\n" + good * 40
 
 
 def test_a_number_that_python_does_not_read_is_named(tmp_path: Path) -> None:
