@@ -28,6 +28,8 @@ _TRAINING_LOG = "training.json"  # of a checkpoint that was trained here
 # What models are called in a report. A teacher that was tuned is two of them.
 TEACHER, STUDENT, CONTROL = "teacher", "student", "SFT control"
 ZERO_SHOT, TUNED = "teacher zero-shot", "teacher tuned"
+# As often as likely: what a student of soft labels, nearer to its teacher, is off by is less.
+_WEAK = 1.1
 
 _Report = dict[str, Any]  # JSON
 _LESS_IS_BETTER = ("size_bytes", "memory_bytes")
@@ -204,7 +206,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     rows = _rows(report)
     names = list(report["models"])
     lines += table(["", *names], [[title, *cells] for title, cells in rows])
-    lines += _other_tokens(report["models"])
+    lines += _other_tokens(report["models"]) or _weak_teacher(report)
     if report.get("differences"):
         lines += ["", "Differences on the same texts, with paired 95 % intervals:", ""]
         lines += table(
@@ -294,6 +296,20 @@ def _other_tokens(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "",
         f"Perplexities are not comparable: they are those of a token, and the answers are other "
         f"tokens to each model ({named}).",
+    ]
+
+
+def _weak_teacher(report: Mapping[str, Any]) -> list[str]:
+    """That the control knows the given answers better than who was to teach more than they say."""
+    names = (report["teacher"], CONTROL)
+    found = [report["models"].get(name, {}).get("perplexity") for name in names]
+    if None in found or found[0] < _WEAK * found[1]:
+        return []
+    return [
+        "",
+        f"The {names[0]} finds the given answers less likely than the {CONTROL} does, which learnt "
+        "from them alone: tune the teacher for longer (teacher.tune.epochs), or learn without its "
+        "labels (distill.kd_weight: 0).",
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from fakes.models import build_tiny_checkpoint
 from fakes.trainable import LABELS, SYSTEM, commit, tiny_corpus
 
-from ollama_bridge.evaluation.report import read_markdown
+from ollama_bridge.evaluation.report import read_markdown, render_markdown
 from ollama_bridge.evaluation.run import evaluate
 from ollama_bridge.recipe.config import EvaluateSection, TaskSection
 from ollama_bridge.storage.artifacts import Checkpoint
@@ -64,3 +64,25 @@ def test_steps_and_rate_are_those_of_the_logs(
     settings = EvaluateSection(bootstrap_samples=100)
     report = evaluate(models, corpus, settings, task, out_dir=tmp_path / "report")
     assert f"; SFT control: {said}\n" in read_markdown(report)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "control", "tokens", "is_weak"),
+    [
+        (9.4, 1.2, 700.0, True),
+        (1.25, 1.2, 700.0, False),
+        (9.4, 1.2, 800.0, False),
+        (9.4, None, 0.0, False),
+    ],
+    ids=["weak", "as good", "other tokens", "no control"],
+)
+def test_a_teacher_that_knows_less_than_the_answers_is_told(
+    teacher: float, control: float | None, tokens: float, *, is_weak: bool
+) -> None:
+    """A build of few conversations ends well, with a student that its teacher held back."""
+    models: dict[str, dict[str, float]] = {"teacher tuned": {"perplexity": teacher, "tokens": 700}}
+    if control is not None:
+        models["SFT control"] = {"perplexity": control, "tokens": tokens}
+    report = {"title": "chat", "task": "reply", "examples": 78, "teacher": "teacher tuned"}
+    told = "The teacher tuned finds the given answers less likely than the SFT control does"
+    assert (told in render_markdown({**report, "models": models})) == is_weak
