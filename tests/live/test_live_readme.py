@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from fakes.models import build_tiny_checkpoint
 from fakes.private_daemon import PrivateDaemon
 
 import ollama_bridge
@@ -19,7 +20,7 @@ SMALL = [
     "data.test_examples=24",
     "data.validation_examples=16",
     "teacher.tune.max_examples=24",
-    "student.layers=4",
+    "student.layers=2",
     "distill.epochs=1",
     "evaluate.bootstrap_samples=200",
 ]
@@ -31,7 +32,9 @@ def test_stage_by_stage_snippet_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The snippet with one line a stage ends with a proven tag."""
+    """The snippet with one line a stage ends with a proven tag; a build has the real teacher."""
+    teacher = build_tiny_checkpoint(tmp_path / "teacher", layers=4)
+    settings = [*SMALL, f"teacher.model={teacher}"]
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     (snippet,) = [block for block in blocks if "finetune(" in block]
     monkeypatch.setenv("OLLAMA_HOST", daemon.host)
@@ -39,7 +42,7 @@ def test_stage_by_stage_snippet_runs(
     monkeypatch.setattr(
         ollama_bridge,
         "load_recipe",
-        lambda name: config.load_recipe(name, overrides=SMALL),
+        lambda name: config.load_recipe(name, overrides=settings),
         raising=False,
     )
     exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
