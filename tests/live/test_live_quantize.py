@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,12 +34,12 @@ from ollama_bridge.verify.bounds import recorded_noise
 pytestmark = pytest.mark.live
 
 # Of real text: on fifty, two files of one mix may lie a tenth apart by chance. On these ours were
-# seen at 0.97 (q6_k) to 1.00 times the KL of llama-quantize's.
+# seen at 1.00 times the KL of llama-quantize's.
 POSITIONS = 600
 NOT_WORSE = 1.02
 
 
-@pytest.mark.parametrize("gguf_type", ["q6_k", "q5_k_m", "q4_k_m", "q4_0"])
+@pytest.mark.parametrize("gguf_type", ["q5_k_m", "q4_k_m", "q4_0"])
 def test_a_quantized_model_is_registered_and_answers(
     smollm: Exports, client: Client, tmp_path: Path, gguf_type: str
 ) -> None:
@@ -90,15 +91,16 @@ def types_of(path: Path) -> dict[str, str]:
     return {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
 
 
-def relative_errors(path: Path, exact: Path) -> dict[str, float]:
-    """Mean square error of every quantized tensor, as a part of its mean square."""
+def relative_errors(path: Path, exact: Path) -> Counter[str]:
+    """Mean square errors of tensors, as a part of their mean square, summed by their type."""
     wanted = {tensor.name: tensor.data for tensor in GGUFReader(exact).tensors}
-    errors = {}
+    errors: Counter[str] = Counter()
     for tensor in GGUFReader(path).tensors:
         if tensor.tensor_type.name != "F32":
             values = wanted[tensor.name].reshape(-1, wanted[tensor.name].shape[-1])
             back = dequantize(tensor.data, tensor.tensor_type).reshape(values.shape)
-            errors[tensor.name] = float(np.square(back - values).mean() / np.square(values).mean())
+            error = float(np.square(back - values).mean() / np.square(values).mean())
+            errors[tensor.tensor_type.name] += error
     return errors
 
 
@@ -129,18 +131,19 @@ def divergences(
     return found
 
 
-@pytest.mark.parametrize("gguf_type", ["q4_k_m", "q6_k"])
 def test_no_further_from_the_model_than_llama_quantize(
-    smollm: Exports, corpus: Corpus, tmp_path: Path, caches: dict[str, str], gguf_type: str
+    smollm: Exports, corpus: Corpus, tmp_path: Path, caches: dict[str, str]
 ) -> None:
-    """Same source, same mix: the same types, no larger errors, and no larger KL."""
+    """Same source, same mix: the same types, no larger errors in one of them, no larger KL."""
     tool = find_tool(caches)
-    exact, ours = smollm.gguf("f32").gguf_path, smollm.gguf(gguf_type).gguf_path
+    exact, ours = smollm.gguf("f32").gguf_path, smollm.gguf("q4_k_m").gguf_path
     theirs = tmp_path / "theirs.gguf"
-    subprocess.run([tool, exact, theirs, gguf_type], check=True, capture_output=True)
+    subprocess.run([tool, exact, theirs, "q4_k_m"], check=True, capture_output=True)
     assert types_of(ours) == types_of(theirs)
     left, right = relative_errors(ours, exact), relative_errors(theirs, exact)
-    assert sum(left.values()) <= 1.001 * sum(right.values())
+    assert {"Q4_K", "Q6_K"} <= set(left)
+    for name, error in left.items():
+        assert error <= 1.001 * right[name], name
     found, reference = divergences(smollm.checkpoint, (ours, theirs), corpus, tmp_path)
     assert found <= NOT_WORSE * reference
 
