@@ -20,7 +20,6 @@ from fakes.exports import (
     set_eos,
     swap_tokens,
     tiny_exports,
-    undo_permutation,
     without_stop,
 )
 from fakes.private_daemon import PrivateDaemon
@@ -58,8 +57,8 @@ def digests(client: Client) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("source", "damage", "layer"),
     [
-        # What wrong tensors do to answers, a random model need not show.
-        ("smollm", undo_permutation, "tensor"),
+        # What wrong tensors do to answers, a random model need not show. Others are refused in four
+        # bits: test_live_quantize.py.
         ("smollm", lose_a_norm, "tensor"),
         ("tiny", set_eos, "tokenizer"),
         ("tiny", swap_tokens, "tokenizer"),
@@ -78,7 +77,6 @@ def test_damaged_model_is_refused(
     exports: Exports = request.getfixturevalue(source)
     good = exports.gguf("f16")
     modelfile = modelfile_of(good, SYSTEM)
-    # Registered once for two: the second time it is found as it is.
     register(
         good,
         modelfile,
