@@ -61,6 +61,8 @@ ON_POLICY = SETTINGS.model_copy(
     }
 )
 
+pytestmark = pytest.mark.usefixtures("no_reference_values")
+
 
 @pytest.mark.parametrize(
     ("settings", "kill_at"), [(SETTINGS, 14), (ON_POLICY, 14)], ids=["labels", "on_policy"]
