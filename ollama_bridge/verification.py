@@ -124,11 +124,10 @@ def verify_tag(
             if types is not None:
                 certificate = _with_checks(certificate, (types,), before=LOG_PROBABILITIES)
         if against is not None:
-            certificate = _with_file(certificate, blob, against, details.model_info)
+            certificate = _with_file(certificate, blob, against, reference, details.model_info)
             certificate = _with_carried(certificate, reference, details.model_info)
         else:
-            found = check_numbers(reference, details.model_info)
-            certificate = _with_checks(certificate, found, before=LOG_PROBABILITIES)
+            certificate = _with_numbers(certificate, reference, details.model_info)
         attached = _check_attachments(client, tag)
         if attached is not None:
             checks = (*certificate.checks, attached)
@@ -224,9 +223,13 @@ def _with_number(certificate: Certificate, check: str, key: str, said: str) -> C
 
 
 def _with_file(
-    certificate: Certificate, blob: Blob, checkpoint: Checkpoint, metadata: Mapping[str, Any]
+    certificate: Certificate,
+    blob: Blob,
+    checkpoint: Checkpoint,
+    reference: ReferenceValues,
+    metadata: Mapping[str, Any],
 ) -> Certificate:
-    """Compare the file, or say that nobody did: a wrong window shows in no answer of a probe."""
+    """Compare the file, or what the daemon shows of it, and say that nobody did more."""
     if blob.is_adapted:
         why = "it has an ADAPTER, so that no file holds what it computes with"
     elif blob.path is None:
@@ -237,7 +240,17 @@ def _with_file(
         if whole is not None:
             certificate = _with_checks(certificate, (whole,), before=TOKEN_COUNT)
         return _with_tensors(certificate, blob.path, checkpoint.path)
+    if REFERENCE_KEY in metadata:  # of our converter, whose keys are known; else defaults count
+        certificate = _with_numbers(certificate, reference, metadata)
     return _with_number(certificate, LOG_PROBABILITIES, NOT_COMPARED, why)
+
+
+def _with_numbers(
+    certificate: Certificate, reference: ReferenceValues, metadata: Mapping[str, Any]
+) -> Certificate:
+    """Compare the numbers of a file of ours: a wrong window shows in no answer of a probe."""
+    found = check_numbers(reference, metadata)
+    return _with_checks(certificate, found, before=LOG_PROBABILITIES)
 
 
 def _with_carried(

@@ -33,6 +33,7 @@ RENDERED_TEXT, TOKEN_COUNTS = "rendered text", "token counts"
 LEFT_TO_DAEMON, SET_OTHERWISE = "left_to_daemon", "set_otherwise"
 GIVEN_UP, OFFERED = "given_up", "offered_unproven"
 NOT_COMPARED, CARRIES_OTHERS = "file_not_compared", "carries_others"
+COMPARED_KEYS = "compared_keys"  # how many numbers of the metadata were
 
 # By the check, where it has one of its own, or by its layer.
 _HINTS: dict[str, str] = {
@@ -166,6 +167,7 @@ class Certificate(BaseModel):
         left, given_up = numbers.get(LEFT_TO_DAEMON), numbers.get(GIVEN_UP)
         offered = numbers.get(OFFERED)
         set_otherwise, unread = numbers.get(SET_OTHERWISE), numbers.get(NOT_COMPARED)
+        parts = "tensors were" if COMPARED_KEYS in numbers else "tensors and metadata were"
         return (
             f"proven equal to its checkpoint on Ollama {self.daemon_version}: "
             f"{numbers.get('prompts', 0)} prompts{counted}, {numbers.get('tokens', 0)} tokens, "
@@ -176,7 +178,7 @@ class Certificate(BaseModel):
             + (f"; it offers {offered}, which its checkpoint has not" if offered else "")
             + (f"; it leaves to Ollama's defaults: {left}" if left else "")
             + (f"; it sets {set_otherwise}" if set_otherwise else "")
-            + (f"; its tensors and metadata were not compared: {unread}" if unread else "")
+            + (f"; its {parts} not compared: {unread}" if unread else "")
             + (f"; {numbers[CARRIES_OTHERS]}" if CARRIES_OTHERS in numbers else "")
         )
 

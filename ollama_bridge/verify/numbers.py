@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_bridge.reference import ReferenceValues
-from ollama_bridge.verify.certificate import METADATA, Check, Numbers
+from ollama_bridge.verify.certificate import COMPARED_KEYS, METADATA, Check, Numbers
 
 # Of a float32 that was written by way of another decimal.
 _RELATIVE = 1e-5
@@ -32,7 +32,7 @@ def check_numbers(reference: ReferenceValues, metadata: Mapping[str, Any]) -> tu
         for key, wanted in reference.numbers.items()
         if not is_same(wanted, metadata.get(key))
     ]
-    counts: Numbers = {"compared_keys": len(reference.numbers), "wrong_keys": len(wrong)}
+    counts: Numbers = {COMPARED_KEYS: len(reference.numbers), "wrong_keys": len(wrong)}
     return (Check.of_file(METADATA, wrong, counts),)
 
 

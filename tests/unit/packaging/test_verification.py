@@ -344,6 +344,32 @@ def test_a_file_that_was_not_compared_is_said(
     assert "not compared" not in alone.verdict
 
 
+@pytest.mark.parametrize("carries", [True, False])
+def test_the_numbers_of_a_file_that_cannot_be_read_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, carries: bool
+) -> None:
+    """The daemon shows them; but what another converter leaves to defaults, it does not."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    daemon = daemon_with({})
+    key = "llama.rope.freq_base"
+    daemon.reference = daemon.reference.model_copy(update={"numbers": {key: 10000.0}})
+    checkpoint = checkpoint_of(daemon, tmp_path)
+    carried = {REFERENCE_KEY: daemon.reference.to_json()} if carries else {}
+    shown = {name: value for name, value in daemon.model_info.items() if name != REFERENCE_KEY}
+    for found in (10000.0, 500000.0):
+        daemon.model_info = {**shown, **carried, key: found}
+        certificate = verify_tag("m:latest", client=cast(Client, daemon), against=checkpoint)
+        failure = certificate.first_failure
+        if carries and found != 10000.0:
+            assert failure is not None
+            assert failure.difference == f"{key}: 500000 in the GGUF, config.json makes it 10000"
+        else:
+            assert failure is None, failure
+            compared = "its tensors were" if carries else "its tensors and metadata were"
+            assert f"; {compared} not compared: its file" in certificate.verdict
+
+
 def test_a_file_that_cannot_be_loaded_is_held_against_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
