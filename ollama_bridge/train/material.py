@@ -243,7 +243,7 @@ def _tell_few_steps(
         return
     more = math.ceil(_FEW_STEPS / an_epoch)
     message = f"{steps} steps are few: --set {section}.epochs={more} makes {more * an_epoch}"
-    reporter.emit(Note(stage, "info", message))
+    reporter.emit(Note(stage, "warning", message))
 
 
 def _choose(split: EncodedSplit, count: int, *, seed: int) -> EncodedSplit:

@@ -59,7 +59,7 @@ def test_few_steps_are_told_with_the_epochs_that_make_more(
             reporter=listener,
             max_examples=max_examples,
         )
-        return [one for one in listener.notes if "are few" in one], len(material.training)
+        return [one for one in listener.warnings if "are few" in one], len(material.training)
 
     (said,), an_epoch = notes(1.5)
     found = re.fullmatch(rf"(\d+) steps are few: --set {section}\.epochs=(\d+) makes (\d+)", said)
@@ -113,7 +113,8 @@ def test_answers_that_a_forgetful_template_keeps_from_being_learnt_are_told(tmp_
         rows = [Example(str(n), tuple(turns), "x") for n, turns in enumerate(conversations)]
         listener = Listener()
         corpus = corpus_of(tmp_path / name, dict.fromkeys(SPLITS, rows))
-        load_material(folder, corpus, OptimizerSection(), stage="distill", reporter=listener)
+        enough = OptimizerSection(epochs=100)
+        load_material(folder, corpus, enough, stage="distill", reporter=listener)
         return listener.warnings
 
     (warning,) = notes("whole", said, said[2:])
