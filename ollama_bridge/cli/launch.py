@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 _WRONG_INPUT = 2  # the exit code of what is wrong however often it is tried
 # When one process has failed, torchrun ends the others within tenths of a second.
 _FIRST_ONES_TURN_S = 5.0
+_LOOK_INTERVAL_S = 1.0
 
 
 def launch(command: str) -> None:
@@ -27,6 +30,7 @@ def launch(command: str) -> None:
     Used by ``training/*.py``. The first process prints. An error of all processes is told once, and
     the last that torchrun prints; where it is of the input, restarts end without trying it again.
     """
+    _end_with_torchrun()
     _end_as_before()
     from ollama_bridge.cli import main, output, quiet_libraries
     from ollama_bridge.errors import ConfigError
@@ -49,6 +53,23 @@ def launch(command: str) -> None:
     except ConfigError as error:  # of the joining: main ends with its own
         as_json = "--json" in sys.argv and is_first_process()
         sys.exit(fail(error, as_json=as_json))
+
+
+def _end_with_torchrun() -> None:
+    """End as torchrun ends its processes, where it is killed itself and cannot do so any more.
+
+    They would train on, unseen, and hold the run's lock. What was saved last is kept.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_INTERVAL_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _leave_for_torchrun(error: OllamaBridgeError) -> None:

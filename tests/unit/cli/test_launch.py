@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,3 +57,47 @@ def test_what_the_attempt_before_left_is_read(
     assert ended.value.code == 2
     assert ("no such option" in capsys.readouterr().err) == is_tried
     assert json.loads(files[1].read_text())["exit_code"] == 2
+
+
+_TRAINS_FOR_EVER = """
+import contextlib, sys, time, types
+from ollama_bridge.cli.launch import launch
+
+@contextlib.contextmanager
+def joined():
+    print("joined", flush=True)
+    time.sleep(600)
+    yield
+
+sys.modules["ollama_bridge.train.ranks"] = types.SimpleNamespace(joined=joined)
+launch("distill")
+"""
+_TORCHRUN = """
+import subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+print(worker.pid, flush=True)
+worker.wait()
+"""
+
+
+def test_no_process_outlives_torchrun() -> None:
+    """Killed, it can tell nobody to end, and what trains on would hold the run's lock."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _TORCHRUN, _TRAINS_FOR_EVER],
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "none"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as torchrun:
+        assert torchrun.stdout is not None
+        worker = int(torchrun.stdout.readline())
+        try:
+            assert torchrun.stdout.readline() == "joined\n"
+            torchrun.kill()
+            # The pipe that both of them write to is closed when both have ended.
+            reader = threading.Thread(target=torchrun.stdout.read)
+            reader.start()
+            reader.join(60)
+            assert not reader.is_alive()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
