@@ -8,6 +8,7 @@ from pathlib import Path
 from ollama_bridge.conversion import Target, convert
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.reference import noise_types_of
 from ollama_bridge.reporting import Reporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, GGUFFile
 
@@ -41,6 +42,16 @@ def export(
     out_dir = run_dir / "student-budget"
     gguf = convert(student, target=target, corpus=corpus, out_dir=out_dir, reporter=reporter)
     yield budget_tag_of(recipe), gguf
+
+
+def noise_types_of_files(recipe: Recipe) -> tuple[str, ...]:
+    """Of ``reference.NOISE_TYPES``, those that the files of a recipe are held against.
+
+    Students need no more. A teacher is tuned with the noise of all types: another recipe's files
+    must not make it another teacher, whose texts would be labelled again.
+    """
+    asked = [noise for one in recipe.export.types for noise in noise_types_of(one)]
+    return tuple(dict.fromkeys(asked))
 
 
 def target_of(recipe: Recipe) -> Target | None:

@@ -276,6 +276,7 @@ class _Build:
         folder: str,
     ) -> Checkpoint:
         """A student of the recipe's, as some settings train it."""
+        from ollama_bridge.export import noise_types_of_files
         from ollama_bridge.train.distill import distill
 
         return distill(
@@ -287,6 +288,7 @@ class _Build:
             teacher=teacher,
             system=self.recipe.task.system,
             task_labels=self.recipe.task.labels,
+            noise_types=noise_types_of_files(self.recipe),
             out_dir=self.run_dir / folder,
             reporter=self.reporter,
         )
@@ -380,12 +382,14 @@ class _Build:
 
     def with_values(self, checkpoint: Checkpoint, folder: str) -> Checkpoint:
         """A model with the values that prove its tag: what was trained just now has them."""
+        from ollama_bridge.export import noise_types_of_files
         from ollama_bridge.models.reference.values import with_reference_values
 
         return with_reference_values(
             checkpoint,
             system=self.recipe.task.system,
             labels=self.recipe.task.labels,
+            noise_types=noise_types_of_files(self.recipe),
             out_dir=self.run_dir / folder,
             reporter=self.reporter,
         )

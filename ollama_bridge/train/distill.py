@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.pruning.tokens import keep_tokens
 from ollama_bridge.recipe.config import DistillSection, StudentSection
 from ollama_bridge.recipe.losses import JensenShannonLoss, KLSkewedLoss, TotalVariationLoss
+from ollama_bridge.reference import NOISE_TYPES
 from ollama_bridge.reporting import Note, NullReporter, Reporter, Timed
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels, Work
 from ollama_bridge.train.corpus_vocabulary import corpus_vocabulary
@@ -60,6 +61,7 @@ def distill(
     teacher: Checkpoint | None = None,
     system: str | None,
     task_labels: tuple[str, ...] = (),
+    noise_types: Sequence[str] = NOISE_TYPES,
     out_dir: Path,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
@@ -82,6 +84,8 @@ def distill(
             otherwise.
         system: System prompt of the task, for the reference values.
         task_labels: Answers of a classification, for the reference values.
+        noise_types: Of ``reference.NOISE_TYPES``, those whose noise the reference values estimate:
+            of the files that will be made of it. Of others it is estimated when one is packaged.
         out_dir: Folder of the student's checkpoint.
         reporter: Hears of progress.
 
@@ -160,6 +164,7 @@ def distill(
             corpus=corpus,
             system=system,
             labels=task_labels,
+            noise_types=noise_types,
             reporter=reporter,
         )
         timer.finish(out_dir, checkpoint.facts)

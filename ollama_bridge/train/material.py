@@ -23,6 +23,7 @@ from ollama_bridge.models.reference.values import write_reference_values
 from ollama_bridge.models.safety import read_config
 from ollama_bridge.models.sources.origin import origin_facts
 from ollama_bridge.recipe.config import OptimizerSection
+from ollama_bridge.reference import NOISE_TYPES
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, Manifest
 from ollama_bridge.storage.drafts import Draft
@@ -155,6 +156,7 @@ def complete_checkpoint(
     corpus: Corpus,
     system: str | None,
     labels: tuple[str, ...],
+    noise_types: Sequence[str] = NOISE_TYPES,
     reporter: Reporter,
 ) -> Checkpoint:
     """Write a trained model, its log and its reference values, and commit.
@@ -171,7 +173,12 @@ def complete_checkpoint(
         to_cpu(model)
         save_checkpoint(model.eval(), material.tokenizer, draft.path)
         values = write_reference_values(
-            draft.path, system=system, labels=labels, model=model, reporter=reporter
+            draft.path,
+            system=system,
+            labels=labels,
+            noise_types=noise_types,
+            model=model,
+            reporter=reporter,
         )
         computed = {"dtype": precision.dtype_name, "threads": precision.threads}
         result.write(draft.path, {**settings, **computed})

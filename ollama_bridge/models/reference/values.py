@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ollama_bridge.digests import JSONValue, canonical_json, digest_text
-from ollama_bridge.errors import ConversionError
+from ollama_bridge.errors import ArtifactError, ConversionError
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.compute.memory import check_room
 from ollama_bridge.models.gguf.pretokenizers import by_structure
@@ -134,9 +134,7 @@ def with_reference_values(
     """
     reporter = reporter or NullReporter()
     settings = _settings(system, labels, renderer, noise_types)
-    with_every_noise = {**settings, "noise": list(NOISE_TYPES)}
-    has_them = checkpoint.facts.get(VALUES_KEY) in (_key_of(settings), _key_of(with_every_noise))
-    if has_them and checkpoint.reference_path.is_file():  # another chat template's lacks the file
+    if _has(checkpoint, settings, noise_types):
         return checkpoint
     work = Work(
         kind=Checkpoint.kind,
@@ -166,6 +164,20 @@ def with_reference_values(
         manifest = draft.commit({**facts_of_copy(checkpoint), **key}, digests=digests)
         timer.finish(out_dir, manifest.facts)
         return Checkpoint(out_dir, manifest)
+
+
+def _has(
+    checkpoint: Checkpoint, settings: dict[str, JSONValue], noise_types: Sequence[str]
+) -> bool:
+    """Whether its values were computed by these settings, with the noise of these types or more."""
+    if not checkpoint.reference_path.is_file():  # a copy with another chat template has none
+        return False
+    try:
+        estimated = list(ReferenceValues.read(checkpoint.reference_path).noise)
+    except ArtifactError:  # of another version
+        return False
+    own = {**settings, "noise": estimated}
+    return checkpoint.facts.get(VALUES_KEY) == _key_of(own) and set(noise_types) <= set(estimated)
 
 
 def _settings(

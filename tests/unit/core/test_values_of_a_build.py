@@ -16,7 +16,7 @@ from ollama_bridge.models.reference.values import with_reference_values, write_r
 from ollama_bridge.models.sources.given_template import with_chat_template
 from ollama_bridge.pipeline import _Build, _Teacher
 from ollama_bridge.recipe.config import Recipe, parse_recipe
-from ollama_bridge.reference import NOISE_TYPES, ReferenceValues
+from ollama_bridge.reference import NOISE_TYPES, ReferenceValues, noise_types_of
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, GGUFFile, Work
 from ollama_bridge.storage.drafts import open_draft
@@ -53,7 +53,8 @@ def recipe() -> Recipe:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A folder as a training of today leaves it, and what it records of its values."""
     folder = build_tiny_checkpoint(tmp_path_factory.mktemp("weights") / "w")
-    return folder, write_reference_values(folder, system=SYSTEM, labels=LABELS)
+    types = noise_types_of("f32")
+    return folder, write_reference_values(folder, system=SYSTEM, labels=LABELS, noise_types=types)
 
 
 def trained(
@@ -101,16 +102,43 @@ def test_a_trained_model_is_served_with_the_values_of_today(
     assert again[0].manifest == files[0].manifest
 
 
-@pytest.mark.parametrize("noise_types", [(), ("q4_k_s",), NOISE_TYPES])
+@pytest.mark.parametrize(
+    ("noise_types", "has_them"),
+    [((), True), (("f16",), True), (("f16", "q5_0"), False), (NOISE_TYPES, False)],
+)
 def test_a_trained_model_is_packaged_with_the_values_that_it_has(
-    weights: tuple[Path, dict[str, str]], tmp_path: Path, noise_types: tuple[str, ...]
+    weights: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    *,
+    noise_types: tuple[str, ...],
+    has_them: bool,
 ) -> None:
-    """Its training estimated the noise of every type; a package asks for that of its own."""
+    """Its training estimated the noise of its build's files; that of others is estimated then."""
     student = trained(weights, tmp_path / "student", stage="distill", earlier=False)
     made = with_reference_values(
         student, system=SYSTEM, labels=LABELS, noise_types=noise_types, out_dir=tmp_path / "made"
     )
-    assert made is student
+    assert (made is student) == has_them
+    assert set(noise_types) <= ReferenceValues.read(made.reference_path).noise.keys()
+
+
+def test_training_estimates_the_noise_of_the_files_that_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of no other type: each takes seconds, of every student of a build."""
+    asked: dict[str, Any] = {}
+
+    def train(*_: object, out_dir: Path, **options: Any) -> None:
+        asked[out_dir.name] = options.get("noise_types")
+
+    monkeypatch.setattr("ollama_bridge.train.distill.distill", train)
+    data = recipe().model_dump()
+    data["export"]["types"] = ["q4_k_m", "q5_0", "q4_k_s", "q2_k"]
+    build = Unregistered(parse_recipe(data, source="r"), tmp_path, Client(), NullReporter())
+    anything: Any = None
+    build.distill(anything, anything, anything, anything)
+    build.distill_control(anything, anything)
+    assert asked == {"student": ("q4_k_s", "q5_0"), "control": ("q4_k_s", "q5_0")}
 
 
 def test_values_for_something_else_are_computed(

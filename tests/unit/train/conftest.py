@@ -77,6 +77,7 @@ def no_reference_values(monkeypatch: pytest.MonkeyPatch) -> None:
         *,
         system: str | None,
         labels: tuple[str, ...],
+        noise_types: object,
         model: object,
         reporter: object,
     ) -> dict[str, str]:
