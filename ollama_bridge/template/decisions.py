@@ -6,7 +6,7 @@ Every fact can be asked in Go too, so a learnt decision can be written as ``{{ i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from ollama_bridge.template.conversation import Conversation
@@ -70,6 +70,8 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("$final", lambda facts: facts.final),
     Condition(".Content", lambda facts: facts.content),
 )
+# What can be asked before the first message.
+HEAD_CONDITIONS = tuple(condition for condition in CONDITIONS if condition.in_head)
 
 
 class ConflictError(Exception):
@@ -138,6 +140,29 @@ def learn(
         raise ConflictError((first.value, other.value), (first.seen, other.seen))
     _, condition, yes, no = best
     return Branch(condition, learn(yes, conditions), learn(no, conditions))
+
+
+def learn_apart(
+    first: Sequence[Sample[str]], later: Sequence[Sample[str]]
+) -> tuple[Tree[str], Tree[str]]:
+    """What stands before the first message, told from what opens a user's, which is not always so.
+
+    Of a conversation that is too long Ollama leaves out messages at its beginning: an answer may
+    come first then, and the system prompt must not be part of a turn that is gone.
+
+    Raises:
+        ConflictError: the two cannot be told apart.
+    """
+    openings = learn(later)
+    heads, users = [], list(later)
+    for sample in first:
+        opening = value_at(openings, sample.facts)
+        head, found, rest = sample.value.rpartition(opening) if opening.strip() else ("", "", "")
+        if not found:
+            raise ConflictError((opening, sample.value), (later[0].seen, sample.seen))
+        heads.append(replace(sample, value=head))
+        users.append(replace(sample, value=found + rest))
+    return learn(heads, HEAD_CONDITIONS), learn(users)
 
 
 def transform(tree: Tree[Value], change: Callable[[Value], Other]) -> Tree[Other]:

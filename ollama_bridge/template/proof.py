@@ -108,6 +108,9 @@ def prove(template: ChatTemplate, source: str, format_: Format) -> Proof:
     for what, conversation in _MERGED.items():
         named += run.name(what, [replace(conversation, think=domain.thinks[0])])
     named += run.name("calls or thinking of a second answer in a row", _second_answers(domain))
+    named += run.name(
+        "a conversation that begins with an answer, as one does that Ollama cuts", _cut(ordinary)
+    )
     if None not in domain.thinks and _thinks_less_unasked(template):
         named.append(
             "a request that does not say whether to think: Ollama lets the model think, the chat "
@@ -238,6 +241,15 @@ def _second_answers(domain: Domain) -> Iterator[Conversation]:
     if domain.thinking:
         thought = Message("assistant", "Three.", thinking="Hm.")
         yield Conversation((*before, thought, Message("user", "Four.")), think=domain.thinks[0])
+
+
+def _cut(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
+    """Without the first question: what does not fit is left out, but for the system prompt."""
+    for conversation in ordinary:
+        messages = conversation.messages
+        at = 1 if conversation.system else 0
+        if len(messages) - at > 1:
+            yield replace(conversation, messages=(*messages[:at], *messages[at + 1 :]))
 
 
 def _repeated(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:

@@ -16,12 +16,14 @@ from ollama_bridge.errors import TemplateError
 from ollama_bridge.template import affixes
 from ollama_bridge.template.decisions import (
     CONDITIONS,
+    HEAD_CONDITIONS,
     Branch,
     ConflictError,
     Leaf,
     Sample,
     Tree,
     learn,
+    learn_apart,
     transform,
     value_at,
 )
@@ -52,7 +54,6 @@ from ollama_bridge.template.probing import (
     takes_tools,
 )
 
-_HEAD_CONDITIONS = tuple(condition for condition in CONDITIONS if condition.in_head)
 _SHOWN = 60  # characters of a text, around the place where it differs from another
 _ANSWERED = ("user", "assistant")
 _ESSENTIAL = ("u", "uau")
@@ -248,7 +249,9 @@ class _Synthesis:
         same = all(sample.value == base for sample in later)
         if same and all(sample.value.endswith(base) for sample in first):
             before = [replace(sample, value=sample.value.removesuffix(base)) for sample in first]
-            return learn(before, _HEAD_CONDITIONS), Leaf(base)
+            return learn(before, HEAD_CONDITIONS), Leaf(base)
+        with contextlib.suppress(ConflictError):
+            return learn_apart(first, later)
         return Leaf(""), learn(samples)
 
     def _opening(self) -> Tree[str]:
@@ -275,7 +278,7 @@ class _Synthesis:
         shared = affixes.common_prefix(gap.text for gap in gaps)
         if shared.strip():
             return shared
-        for condition in _HEAD_CONDITIONS:
+        for condition in HEAD_CONDITIONS:
             for wanted in (False, True):
                 some = [gap.text for gap in gaps if condition.holds(gap.facts) is wanted]
                 opening = affixes.common_prefix(some) if some else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -18,6 +19,7 @@ from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.generation import Domain, random_ones
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.observation import fill
 from ollama_bridge.template.proof import domain_of, prove
 from ollama_bridge.template.shrinking import is_request, shrink
 from ollama_bridge.template.synthesis import synthesise
@@ -79,6 +81,41 @@ def test_random_conversations_render_equal(name: str, seed: int) -> None:
         assert go.render(conversation, today=day) == wanted
         compared += 1
     assert compared > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "tools"), [("qwen2.5", 0), ("qwen2.5", 1), ("qwen3", 1), ("llama3.2", 0)]
+)
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_conversation_that_ollama_cuts_keeps_its_head(name: str, tools: int, cut: int) -> None:
+    """What does not fit is left out from the front, so that an answer or a result comes first."""
+    template, go, domain = made(name)
+    shape = "uctauau" if tools else "uauauau"
+    for system in (False, True):
+        whole = fill(shape, system=system, tools=tools, think=domain.thinks[0])
+        messages = whole.messages
+        left = replace(whole, messages=(*messages[:system], *messages[system + cut :]))
+        clock = date(2026, 2, 3)
+        wanted = template.render(left, clock=clock.strftime)
+        assert go.render(left, today=clock) == wanted
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]", False),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}[user]{{ m.content }}\n"
+            "{% elif m.role == 'assistant' %}{{ '' if loop.index0 == 0 else '[assistant]' }}"
+            "{{ m.content }}\n{% endif %}{% endfor %}[assistant]",
+            True,
+        ),
+    ],
+)
+def test_a_cut_conversation_that_renders_otherwise_is_named(source: str, said: bool) -> None:
+    """The proof tries what Ollama leaves of a long one."""
+    told = [one for one in served(source).differences if "that begins with an answer" in one]
+    assert bool(told) is said, told
 
 
 @pytest.mark.parametrize("name", published() or ["none"])
