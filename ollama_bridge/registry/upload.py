@@ -322,7 +322,7 @@ class _Upload:
         self.offset = int(match[1]) + 1 if int(match[1]) else 0
         self.resumed_bytes = min(self.resumed_bytes, self.offset)
         if self.offset > self.blob.layer.size_bytes:
-            self.location, self.offset = "", 0
+            self._forget()
             return
         if reply.location:
             self._follow(reply)
