@@ -180,10 +180,12 @@ def _readable_size(path: Path) -> int | None:
 def _manifest_digest(client: Client, tag: str) -> str | None:
     """Digest of the model layer, from a local manifest that is the daemon's own."""
     stored = find_manifest(client, tag)
+    if stored is None:
+        return None
     try:
-        data: Any = json.loads(stored.content) if stored else {"layers": []}
-        layers = [x for x in data["layers"] if x["mediaType"] == _MODEL_LAYER]
-        return str(layers[0]["digest"]) if layers else None
+        data: Any = json.loads(stored.content)
+        found = (str(x["digest"]) for x in data["layers"] if x["mediaType"] == _MODEL_LAYER)
+        return next(found, None)
     except (ValueError, KeyError, TypeError):
         return None
 
