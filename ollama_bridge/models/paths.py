@@ -25,5 +25,5 @@ def expand_home(text: str) -> Path:
     """The path, with ``~`` expanded where that is anybody's home."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # ~nobody
+    except (RuntimeError, ValueError):  # ~nobody, and a name that no user can have
         return Path(text)

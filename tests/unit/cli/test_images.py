@@ -59,6 +59,7 @@ def test_files_that_are_there_are_found(
         ("/no where/x y.png what?", ["/no where/x y.png"]),
         ("'/no where/x.png' and ./y.jpg", ["/no where/x.png", "./y.jpg"]),
         ("~nobody/x.png", ["~nobody/x.png"]),
+        ("~\x00/x.png", ["~\x00/x.png"]),
         (f"{'x' * 300}.png", []),
         ("none.png or https://example.org/a.png", []),
         ("/no/x.pngx", []),
