@@ -160,7 +160,7 @@ class _Upload:
                 if self._shrink(error):
                     continue
                 fruitless = 0 if self.offset > before else fruitless + 1
-                given_up = fruitless == _FRUITLESS_LIMIT or not attempts_left
+                given_up = fruitless == _FRUITLESS_LIMIT or attempts_left <= 0
                 if given_up or not _is_worth_going_on(error):
                     raise
                 wish_s = error.retry_after_s if isinstance(error, RegistryBusyError) else None

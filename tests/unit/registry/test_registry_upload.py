@@ -15,6 +15,7 @@ from ollama_bridge.errors import (
     RegistryBusyError,
     RegistryError,
 )
+from ollama_bridge.registry import upload
 from ollama_bridge.registry.session import Limits
 from ollama_bridge.registry.unfinished import Unfinished, UploadRecords
 from ollama_bridge.registry.upload import (
@@ -473,6 +474,27 @@ def test_chunks_become_no_smaller_than_sense(records: UploadRecords, status: int
     assert sizes(registry)[0] == 2 * MIB
     assert set(sizes(registry)[1:]) == {MIB}
     assert caught.value.hint or status == 416
+
+
+def test_attempts_end_where_the_last_one_was_of_too_large_a_chunk(
+    records: UploadRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one is gone on with in smaller ones, and does not make their number endless."""
+    content = bytes(3 * MIB)
+    monkeypatch.setattr(upload, "_ATTEMPT_LIMIT", 1 - len(content) // MIB)
+    registry = MemoryRegistry(chunk_limit=(413, MIB))
+    broken: set[str] = set()
+
+    def fault(request: httpx.Request) -> None:
+        place = request.headers.get("Content-Range", "0-")
+        if not place.startswith("0-") and place not in broken:
+            broken.add(place)
+            raise httpx.WriteError("Broken pipe")
+
+    registry.fault = fault
+    with pytest.raises(RegistryBusyError):
+        push(registry, Blob(layer_of(content), content=content), records, chunk_bytes=2 * MIB)
+    assert len(broken) == 1
 
 
 def test_a_size_that_was_taken_is_remembered(records: UploadRecords) -> None:
