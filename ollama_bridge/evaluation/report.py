@@ -28,8 +28,8 @@ _TRAINING_LOG = "training.json"  # of a checkpoint that was trained here
 # What models are called in a report. A teacher that was tuned is two of them.
 TEACHER, STUDENT, CONTROL = "teacher", "student", "SFT control"
 ZERO_SHOT, TUNED = "teacher zero-shot", "teacher tuned"
-# As often as likely: what a student of soft labels, nearer to its teacher, is off by is less.
-_WEAK = 1.1
+# Times the control's perplexity: a teacher above that teaches less than the given answers do.
+_WEAK_TEACHER = 1.1
 
 _Report = dict[str, Any]  # JSON
 _LESS_IS_BETTER = ("size_bytes", "memory_bytes")
@@ -303,7 +303,7 @@ def _weak_teacher(report: Mapping[str, Any]) -> list[str]:
     """That the control knows the given answers better than who was to teach more than they say."""
     names = (report["teacher"], CONTROL)
     found = [report["models"].get(name, {}).get("perplexity") for name in names]
-    if None in found or found[0] < _WEAK * found[1]:
+    if None in found or found[0] < _WEAK_TEACHER * found[1]:
         return []
     return [
         "",
