@@ -13,6 +13,7 @@ from ollama_bridge.encoding.encode import encode_split
 from ollama_bridge.encoding.turn_texts import render_turns
 from ollama_bridge.evaluation.metrics import perplexity
 from ollama_bridge.examples import Example
+from ollama_bridge.models.compute.cache import as_argument, cache_of
 from ollama_bridge.models.compute.forward import CausalModel, run_decoder, vocabulary_logits
 from ollama_bridge.models.compute.head import VocabularyHead
 from ollama_bridge.models.compute.precision import Precision
@@ -143,12 +144,12 @@ def _continue(
                 input_ids=input_ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
+                **as_argument(cache),
             )
             last = output.last_hidden_state[:, -1]
             best = head.likeliest(last, vocabulary_logits(model, last))
-        cache = output.past_key_values
+        cache = cache_of(output)
         for place, token in enumerate(best.tolist()):
             if running[place]:
                 written[place].append(token)

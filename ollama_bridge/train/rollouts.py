@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ollama_bridge.encoding.encode import EncodedExample
+from ollama_bridge.models.compute.cache import as_argument, cache_of
 from ollama_bridge.models.compute.forward import CausalModel, attention
 from ollama_bridge.models.compute.head import VocabularyHead
 from ollama_bridge.models.compute.precision import Precision
@@ -194,7 +195,7 @@ def _write(
     cache = None
     if shared:
         prefix = torch.from_numpy(prompts[0][:shared].astype(np.int64)).to(precision.device)
-        cache = decoder(input_ids=prefix.unsqueeze(0), use_cache=True).past_key_values
+        cache = cache_of(decoder(input_ids=prefix.unsqueeze(0), use_cache=True))
         cache.batch_repeat_interleave(len(prompts))
     answers: list[list[int]] = [[] for _ in prompts]
     running = list(range(len(prompts)))
@@ -203,10 +204,10 @@ def _write(
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **as_argument(cache),
         )
-        cache = output.past_key_values
+        cache = cache_of(output)
         logits = head(output.last_hidden_state[:, -1])[:, : sampling.vocabulary]
         drawn = draw(logits.float() / sampling.temperature, uniforms[running, place])
         kept = []

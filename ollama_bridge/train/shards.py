@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from ollama_bridge.models.compute.cache import cache_among
 from ollama_bridge.models.compute.forward import CausalModel
 from ollama_bridge.train.optimizer import trainable_parameters
 from ollama_bridge.train.ranks import Ranks
@@ -211,7 +212,7 @@ def _put_together_for_keys(
     the layer had been given up behind the call for the rows. So the keys get one of 0 to hand on.
     """
     del layer, args
-    cache = kwargs.get("past_key_values")
+    cache, _ = cache_among(kwargs)
     if cache is None or not output.requires_grad:
         return
     number = len(cache.layers) - 1

@@ -15,6 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ollama_bridge.encoding.batches import Batch
+from ollama_bridge.models.compute.cache import as_argument, cache_among, cache_of
 from ollama_bridge.models.compute.head import VocabularyHead
 from ollama_bridge.models.compute.packed_attention import PACKED_ATTENTION, Layout, register, suits
 
@@ -73,7 +74,7 @@ def run_decoder(
             output_hidden_states=all_layers,
             output_attentions=attentions,
         )
-        cache = prefix.past_key_values
+        cache = cache_of(prefix)
         cache.batch_repeat_interleave(rows)
         prefix_layers = tuple(states[0] for states in prefix.hidden_states or ())
         # It looks at nothing of what follows.
@@ -86,7 +87,7 @@ def run_decoder(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
-        past_key_values=cache,
+        **as_argument(cache),
         use_cache=cache is not None,
         output_hidden_states=all_layers,
         output_attentions=attentions,
@@ -190,15 +191,16 @@ def activation_checkpointing(model: CausalModel, *, enabled: bool) -> Iterator[N
 
 def _checkpointed(forward: Callable[..., Any], number: int) -> Callable[..., Any]:
     # Stands in for transformers' own method, so it hands on whatever that is given.
-    def run(hidden: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+    def run(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        cache, others = cache_among(kwargs)
         # The shared prefix is one short row, and others need its keys: it is computed once.
-        is_prefix = past_key_values is not None and not past_key_values.get_seq_length(number)
+        is_prefix = cache is not None and not cache.get_seq_length(number)
         if is_prefix or not torch.is_grad_enabled():
-            return forward(hidden, *args, past_key_values=past_key_values, **kwargs)
+            return forward(hidden, *args, **kwargs)
 
         def compute(states: torch.Tensor) -> Any:
-            own = _appendable(past_key_values, number)
-            return forward(states, *args, past_key_values=own, **kwargs)
+            own = _appendable(cache, number)
+            return forward(states, *args, **others, **as_argument(own))
 
         return checkpoint(compute, hidden, use_reentrant=False)
 

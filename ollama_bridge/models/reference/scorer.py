@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ollama_bridge.models.compute.cache import as_argument, cache_of
 from ollama_bridge.models.reference.rounding import rounded
 from ollama_bridge.models.reference.scored_texts import ScoredTexts, Text
 from ollama_bridge.quantization.mixes import TypePlan
@@ -86,12 +87,12 @@ class Scorer:
             return answer, True
         ids, cache = torch.tensor([[*prompt, *answer]]), None
         for _ in range(GREEDY_TOKENS - len(answer)):
-            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
+            output = self.model(input_ids=ids, use_cache=True, **as_argument(cache))
             token = int(output.logits[0, -1].argmax())
             if token in ends:
                 return answer, True
             answer.append(token)
-            ids, cache = torch.tensor([[token]]), output.past_key_values
+            ids, cache = torch.tensor([[token]]), cache_of(output)
         return answer, False
 
     def _agreed(
