@@ -59,8 +59,7 @@ class GGUFWeights(Weights):
         except ConversionError as exc:  # the metadata, not a config.json, say so here
             raise GGUFError(f"{path}: {exc.message}") from exc
         self._infos = {
-            name: WeightInfo(name, rule.shape, self._dtype(rule))
-            for name, rule in self._rules.items()
+            name: WeightInfo(rule.shape, self._dtype(rule)) for name, rule in self._rules.items()
         }
 
     @property

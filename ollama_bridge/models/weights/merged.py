@@ -5,7 +5,6 @@ Memory is bounded by the largest matrix, and there is no second copy of the mode
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from ollama_bridge.errors import ModelError
@@ -31,13 +30,13 @@ class MergedWeights(Weights):
         self._adapter = adapter
         self._infos = dict(base.infos)
         if adapter.unties(tied=tied):
-            self._infos[OUTPUT] = replace(base.infos[EMBEDDING], name=OUTPUT)
+            self._infos[OUTPUT] = base.infos[EMBEDDING]
         elif tied:
             self._infos.pop(OUTPUT, None)  # the same matrix twice
         self._changed = adapter.changes.keys() & self._infos.keys()
         for name in self._changed:
             shape = adapter.shape_of(name, self._infos[name].shape)
-            self._infos[name] = WeightInfo(name, shape, F32)
+            self._infos[name] = WeightInfo(shape, F32)
 
     @property
     def place(self) -> Path:

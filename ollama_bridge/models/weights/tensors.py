@@ -29,9 +29,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {"F64": F64, "F32": F32, "F16": F16, "BF16":
 
 @dataclass(frozen=True)
 class WeightInfo:
-    """Name, shape and type (one of :mod:`ollama_bridge.models.weights.floats`) of one tensor."""
+    """Shape and type (one of :mod:`ollama_bridge.models.weights.floats`) of one tensor."""
 
-    name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -152,7 +151,7 @@ class SafetensorsWeights(Weights):
                         )
                     if name in self._infos:
                         raise ModelError(f"tensor {name!r} is in {self._files[name]} and {path}")
-                    info = WeightInfo(name, tuple(piece.get_shape()), dtype)
+                    info = WeightInfo(tuple(piece.get_shape()), dtype)
                     self._infos[name], self._files[name] = info, path
                     self._offsets[name] = offset
                     offset += info.size_bytes

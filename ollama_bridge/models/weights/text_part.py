@@ -7,7 +7,6 @@ on. For texts they compute what the language model alone does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,7 @@ class TextWeights(Weights):
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
         self._names = {text_name(name): name for name in weights.infos if not is_of_eyes(name)}
-        self._infos = {
-            name: replace(weights.infos[there], name=name) for name, there in self._names.items()
-        }
+        self._infos = {name: weights.infos[there] for name, there in self._names.items()}
 
     @property
     def place(self) -> Path:
