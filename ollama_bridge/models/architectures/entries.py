@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from gguf.constants import GGUFValueType
 
 
@@ -32,6 +33,11 @@ def number(key: str, value: int) -> Entry:
 def real(key: str, value: float) -> Entry:
     """A float32."""
     return Entry(key, value, GGUFValueType.FLOAT32)
+
+
+def shortest(value: float) -> float:
+    """The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
 
 
 def flag(key: str, *, value: bool) -> Entry:

@@ -212,7 +212,7 @@ class Architecture:
         Raises:
             GGUFError: a key is missing, wrong, or means what transformers cannot compute.
         """
-        rope.refuse_no_base(keys.contents.path, keys.contents.metadata, self.name)
+        rope.refuse_no_base(keys)
         dims = self._dimensions_of(keys)
         tensors = keys.contents.tensors
         return {
@@ -239,13 +239,7 @@ class Architecture:
 
     def rope_parameters(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """``rope_parameters`` of the config."""
-        contents = keys.contents
-        divisors = None
-        if rope.FACTORS_NAME in contents.tensors:
-            divisors = contents.tensor(rope.FACTORS_NAME)
-        return rope.from_gguf(
-            contents.path, contents.metadata, divisors, head_dim=dims.head_dim, prefix=self.name
-        )
+        return rope.from_gguf(keys, head_dim=dims.head_dim)
 
     def has_bias(self, keys: Keys, parts: Sequence[str]) -> bool:
         """Whether these parts have a bias, in every layer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ollama_bridge.errors import GGUFError
-from ollama_bridge.models.architectures import rope
+from ollama_bridge.models.architectures.entries import shortest
 from ollama_bridge.models.gguf.reader import GGUFContents
 
 
@@ -14,7 +14,7 @@ class Keys:
 
     def __init__(self, contents: GGUFContents, architecture: str) -> None:
         self.contents = contents
-        self._architecture = architecture
+        self.architecture = architecture
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A positive whole number; a list of equal ones, one a layer, counts as one.
@@ -39,14 +39,14 @@ class Keys:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 < value < math.inf:  # type: ignore[operator]
             raise self.error(key, value, "a positive number")
-        return rope.shortest(float(value))  # type: ignore[arg-type]
+        return shortest(float(value))  # type: ignore[arg-type]
 
     def get(self, key: str, default: object = None) -> object:
         """Whatever the key holds."""
-        return self.contents.metadata.get(f"{self._architecture}.{key}", default)
+        return self.contents.metadata.get(f"{self.architecture}.{key}", default)
 
     def error(self, key: str, value: object, expected: str) -> GGUFError:
         """A key that holds what it cannot."""
         return GGUFError(
-            f"{self.contents.path}: {self._architecture}.{key} is {value!r}, expected {expected}"
+            f"{self.contents.path}: {self.architecture}.{key} is {value!r}, expected {expected}"
         )

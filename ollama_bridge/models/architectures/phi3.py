@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ollama_bridge.errors import ConversionError, GGUFError
-from ollama_bridge.models.architectures import rope
 from ollama_bridge.models.architectures.config import Config, integer, listed, real
-from ollama_bridge.models.architectures.entries import Entry, number
+from ollama_bridge.models.architectures.entries import Entry, number, shortest
 from ollama_bridge.models.architectures.entries import real as real_entry
 from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
@@ -153,7 +152,7 @@ class Phi3(Architecture):
             values = contents.tensor(target).tolist()
             if len(values) != rotated // 2:
                 raise GGUFError(f"{contents.path}: {target} must have {rotated // 2} numbers")
-            parameters[name] = [rope.shortest(value) for value in values]
+            parameters[name] = [shortest(value) for value in values]
         parameters["rope_type"] = "longrope"
         parameters["original_max_position_embeddings"] = original
         return parameters

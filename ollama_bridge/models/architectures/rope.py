@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ import numpy as np
 from ollama_bridge.errors import ConversionError, GGUFError
 from ollama_bridge.models.architectures.config import mapping
 from ollama_bridge.models.architectures.config import real as positive
-from ollama_bridge.models.architectures.entries import Entry, number, real, text
+from ollama_bridge.models.architectures.entries import Entry, number, real, shortest, text
+from ollama_bridge.models.architectures.keys import Keys
 
 FACTORS_NAME = "rope_freqs.weight"
 
@@ -196,45 +196,25 @@ def tensors(
     return {FACTORS_NAME: llama3_divisors(parameters, head_dim)}
 
 
-def from_gguf(
-    path: Path,
-    metadata: Mapping[str, Any],
-    divisors: np.ndarray[Any, np.dtype[np.float32]] | None,
-    *,
-    head_dim: int,
-    prefix: str,
-) -> dict[str, Any]:
+def from_gguf(keys: Keys, *, head_dim: int) -> dict[str, Any]:
     """The RoPE parameters that a GGUF stands for.
 
     Args:
-        divisors: Its tensor ``rope_freqs.weight``, if any.
         head_dim: Width of a head.
-        prefix: ``general.architecture``.
 
     Raises:
         GGUFError: scaling that transformers cannot express.
     """
-
-    def number(key: str, default: float | None = None) -> float:
-        value = metadata.get(f"{prefix}.rope.{key}", default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
-            raise GGUFError(f"{path}: {prefix}.rope.{key} is {value!r}, expected a positive number")
-        return shortest(float(value))
-
-    _refuse_unread(path, metadata, f"{prefix}.rope.scaling.")
-    theta = number("freq_base", _DEFAULT_THETA)
+    _refuse_unread(keys)
+    theta = keys.real("rope.freq_base", _DEFAULT_THETA)
     # As llama.cpp: an older name, 0 for none, and where the type is left out it is linear.
-    key = "scaling.factor" if f"{prefix}.rope.scaling.factor" in metadata else "scale_linear"
-    factor = 1.0 if metadata.get(f"{prefix}.rope.{key}", 0) == 0 else number(key)
-    kind = metadata.get(f"{prefix}.rope.scaling.type", "none" if factor == 1 else "linear")
-    if divisors is not None:
+    key = "rope.scale_linear" if keys.get("rope.scaling.factor") is None else "rope.scaling.factor"
+    factor = 1.0 if keys.get(key, 0) == 0 else keys.real(key)
+    kind = keys.get("rope.scaling.type", "none" if factor == 1 else "linear")
+    if FACTORS_NAME in keys.contents.tensors:
         if kind != "none":
-            raise GGUFError(f"{path}: rope_freqs.weight and {prefix}.rope.scaling.type {kind!r}")
-        return _recognise_llama3(path, divisors, theta=theta, head_dim=head_dim)
+            raise keys.error("rope.scaling.type", kind, f"none, as there is a {FACTORS_NAME}")
+        return _recognise_llama3(keys, theta=theta, head_dim=head_dim)
     if kind == "none":
         return {"rope_type": "default", "rope_theta": theta}
     if kind == "linear":
@@ -244,12 +224,14 @@ def from_gguf(
             "rope_type": "yarn",
             "rope_theta": theta,
             "factor": factor,
-            "original_max_position_embeddings": int(number("scaling.original_context_length")),
+            "original_max_position_embeddings": int(
+                keys.real("rope.scaling.original_context_length")
+            ),
         }
-    raise GGUFError(f"{path}: {prefix}.rope.scaling.type is {kind!r}; none, linear, yarn are read")
+    raise keys.error("rope.scaling.type", kind, "none, linear or yarn")
 
 
-def refuse_no_base(path: Path, metadata: Mapping[str, Any], prefix: str) -> None:
+def refuse_no_base(keys: Keys) -> None:
     """What the angles are powers of must be there.
 
     Ollama's converters for Qwen 2 and 3 and Phi-3 (``convert_qwen2.go`` and others, 0.24) look for
@@ -260,35 +242,27 @@ def refuse_no_base(path: Path, metadata: Mapping[str, Any], prefix: str) -> None
     Raises:
         GGUFError: it is 0.
     """
-    key = f"{prefix}.rope.freq_base"
-    if metadata.get(key) == 0:
+    if keys.get("rope.freq_base") == 0:
         raise GGUFError(
-            f"{path}: {key} is 0, which no model computes with: Ollama's own converter writes that "
-            "for a folder that transformers 5 has saved, and Ollama cannot answer with it either",
+            f"{keys.contents.path}: {keys.architecture}.rope.freq_base is 0, which no model "
+            "computes with: Ollama's own converter writes that for a folder that transformers 5 "
+            "has saved, and Ollama cannot answer with it either",
             hint="use the folder that it was made from: ollama-bridge package FOLDER TAG makes "
             "the tag again (a GGUF alone: ollama-bridge convert FOLDER)",
         )
 
 
-def _refuse_unread(path: Path, metadata: Mapping[str, Any], prefix: str) -> None:
-    for key, value in metadata.items():
-        name = key.removeprefix(prefix)
+def _refuse_unread(keys: Keys) -> None:
+    for key, value in keys.contents.metadata.items():
+        name = key.removeprefix(f"{keys.architecture}.rope.scaling.")
         if name != key and name not in _SCALING_KEYS and value != _NEUTRAL.get(name):
-            raise GGUFError(f"{path}: {key} is {value!r}, which transformers cannot express")
+            raise GGUFError(
+                f"{keys.contents.path}: {key} is {value!r}, which transformers cannot express"
+            )
 
 
-def shortest(value: float) -> float:
-    """The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
-
-
-def _recognise_llama3(
-    path: Path,
-    divisors: np.ndarray[Any, np.dtype[np.float32]],
-    *,
-    theta: float,
-    head_dim: int,
-) -> dict[str, Any]:
+def _recognise_llama3(keys: Keys, *, theta: float, head_dim: int) -> dict[str, Any]:
+    path, divisors = keys.contents.path, keys.contents.tensor(FACTORS_NAME)
     if divisors.shape != (head_dim // 2,):  # before so many are computed
         raise GGUFError(f"{path}: {FACTORS_NAME} has shape {divisors.shape}, heads {head_dim}")
     for factor in dict.fromkeys((shortest(float(divisors.max())), *_LLAMA3_FACTORS)):
@@ -303,4 +277,4 @@ def _recognise_llama3(
         expected = llama3_divisors(parameters, head_dim)
         if np.allclose(expected, divisors, rtol=1e-4):
             return parameters
-    raise GGUFError(f"{path}: rope_freqs.weight is not the scaling of Llama 3.1 or 3.2")
+    raise GGUFError(f"{path}: {FACTORS_NAME} is not the scaling of Llama 3.1 or 3.2")

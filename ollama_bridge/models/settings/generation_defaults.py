@@ -12,8 +12,7 @@ from typing import Any
 
 from gguf.constants import GGUFValueType
 
-from ollama_bridge.models.architectures.entries import Entry
-from ollama_bridge.models.architectures.rope import shortest
+from ollama_bridge.models.architectures.entries import Entry, shortest
 from ollama_bridge.models.settings.json_files import read_json_object
 
 GENERATION_CONFIG = "generation_config.json"
