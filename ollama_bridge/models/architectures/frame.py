@@ -52,6 +52,7 @@ class Architecture:
         epsilon: Of the norms where the config is silent, as its class in transformers has it.
         theta: Base of the rotary angles where the config is silent.
         scaled_embedding: The embedding is multiplied by the square root of the width.
+        ties: The output matrix is the embedding where the config is silent.
     """
 
     hf_class: ClassVar[str]
@@ -74,6 +75,7 @@ class Architecture:
     epsilon: ClassVar[float] = 1e-6
     theta: ClassVar[float] = 10000.0
     scaled_embedding: ClassVar[bool] = False
+    ties: ClassVar[bool] = False
 
     def check(self, config: Config) -> None:
         """Refuse what the GGUF cannot say.
@@ -130,7 +132,7 @@ class Architecture:
 
     def tied(self, config: Config) -> bool:
         """Whether the output matrix is the embedding."""
-        return bool(config.get("tie_word_embeddings", False))
+        return bool(config.get("tie_word_embeddings", self.ties))
 
     def rules(self, config: Config) -> list[TensorRule]:
         """Every tensor that the checkpoint has, in the GGUF's order."""

@@ -39,6 +39,7 @@ class Gemma(Architecture):
     activation = ("hidden_activation", "gelu_pytorch_tanh")
     default_head_dim = 256
     scaled_embedding = True
+    ties = True
     period = 2
     default_caps: ClassVar[Mapping[str, float]] = {}
     default_window: ClassVar[int | None] = None
@@ -56,10 +57,6 @@ class Gemma(Architecture):
                 f"config.json: query_pre_attn_scalar is {scalar:g}; Ollama computes "
                 f"{self._attention_scalar(dims)} from the other sizes"
             )
-
-    def tied(self, config: Config) -> bool:
-        """Tied where the config is silent."""
-        return bool(config.get("tie_word_embeddings", True))
 
     def layer_types(self, config: Config) -> list[str]:
         """Which layers slide, in order."""

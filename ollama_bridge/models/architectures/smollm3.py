@@ -21,6 +21,7 @@ class SmolLM3(Architecture):
     name = "smollm3"
     permuted = True
     theta = 2_000_000.0
+    ties = True
 
     def check(self, config: Config) -> None:
         """No biases, and positions are left out where llama.cpp leaves them out."""
@@ -38,10 +39,6 @@ class SmolLM3(Architecture):
                 "fourth, the only way in which Ollama computes a smollm3",
                 hint="let a student keep the first layers, or whole groups of four",
             )
-
-    def tied(self, config: Config) -> bool:
-        """Tied where the config is silent."""
-        return bool(config.get("tie_word_embeddings", True))
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:
         """The fixed pattern."""
