@@ -98,10 +98,11 @@ class Gemma(Architecture):
         """Which versions of Ollama read the pattern."""
         kinds = self.layer_types(config)
         if SLIDING not in kinds or kinds == self.default_layer_types(len(kinds)):
-            return []
+            return super().notes(config)
         return [
+            *super().notes(config),
             f"other layers attend to a window than those of a published {self.name}; Ollama "
-            "reads which from 0.34.4 on: with earlier versions the proof of the tag fails"
+            "reads which from 0.34.4 on: with earlier versions the proof of the tag fails",
         ]
 
     def own_config(self, keys: Keys, dims: Dimensions) -> dict[str, Any]:

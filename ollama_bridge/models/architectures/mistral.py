@@ -20,9 +20,14 @@ class Mistral(Architecture):
     def notes(self, config: Config) -> list[str]:
         """The sliding window of the first version, which llama.cpp does not have."""
         window = config.get("sliding_window", _WINDOW)
-        if not isinstance(window, int) or window >= self.dimensions(config).context:
-            return []
-        return [
-            f"beyond {window} tokens Ollama attends to the whole text, where the checkpoint "
-            "attends to a sliding window"
-        ]
+        return super().notes(config) + without_window(window, self.dimensions(config).context)
+
+
+def without_window(window: object, context: int) -> list[str]:
+    """What is to be said of a window that llama.cpp does not have; None is none."""
+    if not isinstance(window, int) or window >= context:
+        return []
+    return [
+        f"beyond {window} tokens Ollama attends to the whole text, where the checkpoint "
+        "attends to a sliding window"
+    ]

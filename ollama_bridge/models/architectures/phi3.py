@@ -15,6 +15,7 @@ from ollama_bridge.models.architectures.entries import real as real_entry
 from ollama_bridge.models.architectures.frame import Architecture
 from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.architectures.layout import Axes, Dimensions, Float32Array
+from ollama_bridge.models.architectures.mistral import without_window
 
 _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 _ORIGINAL_CONTEXT = 4096  # where the config is silent
@@ -71,12 +72,7 @@ class Phi3(Architecture):
     def notes(self, config: Config) -> list[str]:
         """The sliding window, which llama.cpp leaves out."""
         window = config.get("sliding_window")
-        if not isinstance(window, int) or window >= self.dimensions(config).context:
-            return []
-        return [
-            f"beyond {window} tokens Ollama attends to the whole text, where the checkpoint "
-            "attends to a sliding window"
-        ]
+        return super().notes(config) + without_window(window, self.dimensions(config).context)
 
     def unstretched_context(self, config: Config) -> int | None:
         """llama.cpp chooses LongRoPE's factors by num_ctx, transformers by the text's length."""

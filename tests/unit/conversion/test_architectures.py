@@ -207,13 +207,23 @@ def test_a_value_of_another_kind_is_named(
         exported(source, tmp_path / "a")
 
 
-def test_a_window_that_ollama_leaves_out_is_said(tmp_path: Path) -> None:
-    """Mistral 7B's first version: exported, with a note."""
-    source = build_checkpoint("mistral", tmp_path / "source")
-    change(source, {"sliding_window": 128})
+@pytest.mark.parametrize(
+    ("case", "changes", "said"),
+    [
+        ("mistral", {"rope_parameters": {**YARN, "attn_factor": 0.5}}, ["attn_factor", "beyond"]),
+        ("phi3", {}, ["beyond"]),
+    ],
+)
+def test_a_window_that_ollama_leaves_out_is_said(
+    case: str, changes: dict[str, Any], said: list[str], tmp_path: Path
+) -> None:
+    """Mistral 7B's first version, and Phi-3: exported, with a note beside those of all."""
+    source = build_checkpoint(case, tmp_path / "source")
+    change(source, {"sliding_window": 128, **changes})
     checkpoint = resolve_model(str(source), cache_dir=tmp_path / "cache")
-    gguf = convert(checkpoint, type="f32", out_dir=tmp_path / "out")
-    assert any("beyond 128 tokens" in note for note in gguf.facts["notes"])
+    notes = convert(checkpoint, type="f32", out_dir=tmp_path / "out").facts["notes"]
+    for word, note in zip(said, notes, strict=True):
+        assert word in note
 
 
 def test_another_pattern_of_windows_is_written(tmp_path: Path) -> None:
