@@ -22,13 +22,13 @@ from ollama_bridge.digests import canonical_json, digest_file, digest_text
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.architectures.entries import real, text
-from ollama_bridge.models.architectures.layout import TensorRule, permute
+from ollama_bridge.models.architectures.layout import EMBEDDING, OUTPUT, TensorRule, permute
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.settings.general import derived_model_entries, general_of
 from ollama_bridge.models.sources.origin import described
 from ollama_bridge.models.weights.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ollama_bridge.models.weights.floats import Float32Array, to_float32
-from ollama_bridge.models.weights.lora import EMBEDDING, OUTPUT, Adapter, Change
+from ollama_bridge.models.weights.lora import Adapter, Change
 from ollama_bridge.models.weights.stored import open_weights
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.storage.artifacts import AdapterFile, Checkpoint, Work

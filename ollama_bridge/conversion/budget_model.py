@@ -12,7 +12,7 @@ from gguf.constants import GGMLQuantizationType
 from ollama_bridge.conversion.budget_search import Target, check_tensors
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
 from ollama_bridge.models.architectures.config import Config
-from ollama_bridge.models.architectures.layout import TensorRule
+from ollama_bridge.models.architectures.layout import OUTPUT, TensorRule
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.weights.stored import open_weights
 from ollama_bridge.models.weights.tensor_match import match_tensors
@@ -21,8 +21,6 @@ from ollama_bridge.quantization.encoders import Float32Array, encoded_size
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
 from ollama_bridge.quantization.tradeoff import candidate_types
 from ollama_bridge.storage.artifacts import Checkpoint
-
-_OUTPUT = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Model:
         """Types by name in the checkpoint."""
         by_source = {rule.source: types[rule.target] for rule in self.matrices}
         if self.tied:
-            by_source[_OUTPUT] = types["token_embd.weight"]
+            by_source[OUTPUT] = types["token_embd.weight"]
         return by_source
 
     def size_bytes(self, types: TypePlan) -> int:

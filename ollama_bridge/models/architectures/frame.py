@@ -18,8 +18,10 @@ from ollama_bridge.models.architectures.entries import Entry, number
 from ollama_bridge.models.architectures.entries import real as real_entry
 from ollama_bridge.models.architectures.keys import Keys
 from ollama_bridge.models.architectures.layout import (
+    EMBEDDING,
     LLAMA_AXES,
     LLAMA_BLOCK,
+    OUTPUT,
     WIDTH_NORM,
     Axes,
     Dimensions,
@@ -139,13 +141,13 @@ class Architecture:
         dims = self.dimensions(config)
         whole = (dims.vocab, dims.hidden)
         rules = [
-            TensorRule("model.embed_tokens.weight", "token_embd.weight", whole),
+            TensorRule(EMBEDDING, "token_embd.weight", whole),
             TensorRule(
                 "model.norm.weight", "output_norm.weight", (dims.hidden,), shift=self.norm_shift
             ),
         ]
         if not self.tied(config):
-            rules.append(TensorRule("lm_head.weight", "output.weight", whole))
+            rules.append(TensorRule(OUTPUT, "output.weight", whole))
         shapes = self.shapes(dims)
         for layer in range(dims.layers):
             for part, target in self.block.items():

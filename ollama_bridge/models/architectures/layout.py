@@ -10,6 +10,8 @@ import numpy as np
 
 Float32Array = np.ndarray[Any, np.dtype[np.float32]]
 
+# Of the matrices at both ends, in a checkpoint.
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 LLAMA_BLOCK: Mapping[str, str] = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ollama_bridge.errors import ConfigError
+from ollama_bridge.models.architectures.layout import EMBEDDING, OUTPUT
 from ollama_bridge.models.pruning.rebuilding import rebuilt
 from ollama_bridge.models.pruning.vocabulary import Ids, Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 # How a generation config says to sample.
 _SAMPLING = (
     "temperature",
@@ -45,8 +45,8 @@ def keep_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedMod
     """
     rows = torch.from_numpy(vocabulary.source_ids)
     state = dict(model.state_dict())
-    new_ids = vocabulary.new_ids(int(state[_MATRICES[0]].shape[0]))
-    for name in _MATRICES:
+    new_ids = vocabulary.new_ids(int(state[EMBEDDING].shape[0]))
+    for name in (EMBEDDING, OUTPUT):
         if name in state:
             state[name] = state[name][rows].clone()
     config = copy.deepcopy(model.config)

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from ollama_bridge.errors import ConfigError
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
-from ollama_bridge.models.architectures.layout import WIDTH_NORM, Axes, Dimensions
+from ollama_bridge.models.architectures.layout import (
+    EMBEDDING,
+    OUTPUT,
+    WIDTH_NORM,
+    Axes,
+    Dimensions,
+)
 from ollama_bridge.models.pruning.importance import Activity
 from ollama_bridge.models.pruning.layers import check_exportable, highest
 from ollama_bridge.models.pruning.rebuilding import rebuilt
@@ -29,7 +35,7 @@ from ollama_bridge.models.pruning.rebuilding import rebuilt
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_EMBEDDING, _OUTPUT, _NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+_NORM = "model.norm.weight"
 
 
 @dataclass(frozen=True)
@@ -178,9 +184,9 @@ class _Cut:
         # The embedding is multiplied by the root of a width that is now smaller. Where it is the
         # output matrix too, what makes up for that is a factor that the last norm has to lose.
         factor = self._stretch("hidden") if self._architecture.scaled_embedding else 1.0
-        tensors = {_EMBEDDING: state[_EMBEDDING][:, hidden] * factor}
+        tensors = {EMBEDDING: state[EMBEDDING][:, hidden] * factor}
         if not tied:
-            tensors[_OUTPUT] = state[_OUTPUT][:, hidden].clone()
+            tensors[OUTPUT] = state[OUTPUT][:, hidden].clone()
         last = self._norm(state[_NORM], WIDTH_NORM, hidden)
         tensors[_NORM] = self._scaled(last, 1 / factor) if tied else last
         for layer in range(self._dims.layers):

@@ -17,6 +17,7 @@ import torch
 from ollama_bridge.digests import JSONValue, canonical_json, digest_text
 from ollama_bridge.errors import ArtifactError, ConversionError
 from ollama_bridge.models.architectures import ARCHITECTURES, Architecture
+from ollama_bridge.models.architectures.layout import OUTPUT
 from ollama_bridge.models.compute.memory import check_room
 from ollama_bridge.models.gguf.pretokenizers import by_structure
 from ollama_bridge.models.load import load_model, load_tokenizer
@@ -299,7 +300,7 @@ def _noise_plans(
         types = plan_types(name, shapes, model)
         plan = {rule.source: types[rule.target] for rule in rules}
         if architecture.tied(config):
-            plan["lm_head.weight"] = types["token_embd.weight"]
+            plan[OUTPUT] = types["token_embd.weight"]
         plans[name] = plan
     return plans
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.architectures.layout import EMBEDDING
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.settings.json_files import read_json_object
 from ollama_bridge.models.settings.left_overs import drop_tokens, tokens_without_rows
@@ -31,7 +32,7 @@ from ollama_bridge.models.sources.origin import VALUES_KEY, facts_of_copy
 from ollama_bridge.models.weights.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ollama_bridge.models.weights.files import INDEX_NAME
 from ollama_bridge.models.weights.gguf import GGUF_NAME
-from ollama_bridge.models.weights.lora import EMBEDDING, Adapter
+from ollama_bridge.models.weights.lora import Adapter
 from ollama_bridge.models.weights.merged import MergedWeights
 from ollama_bridge.models.weights.stored import ADAPTERS_NAME, adapters_of, open_weights
 from ollama_bridge.storage.artifacts import Checkpoint, Work

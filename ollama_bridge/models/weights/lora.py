@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.architectures.layout import EMBEDDING, OUTPUT
 from ollama_bridge.models.settings.json_files import read_json_object
 from ollama_bridge.models.weights.adapter_folder import (
     ADAPTER_CONFIG,
@@ -31,8 +32,6 @@ from ollama_bridge.models.weights.text_part import is_of_eyes, text_name
 
 if TYPE_CHECKING:
     import torch
-
-EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 _PREFIX = "base_model.model."
 # Settings that are read, or that decide nothing once the adapter is trained.

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.architectures.layout import EMBEDDING, OUTPUT
 from ollama_bridge.models.weights.floats import F32, Array
-from ollama_bridge.models.weights.lora import EMBEDDING, OUTPUT, Adapter
+from ollama_bridge.models.weights.lora import Adapter
 from ollama_bridge.models.weights.tensors import WeightInfo, Weights
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.errors import UnsafeCheckpointError
+from ollama_bridge.models.architectures.layout import OUTPUT
 from ollama_bridge.models.weights.files import INDEX_NAME, WEIGHTS_NAME, weights_files
 from ollama_bridge.models.weights.floats import F32
 from ollama_bridge.models.weights.gguf import GGUF_NAME, GGUFWeights
-from ollama_bridge.models.weights.lora import OUTPUT, Adapter
+from ollama_bridge.models.weights.lora import Adapter
 from ollama_bridge.models.weights.merged import MergedWeights
 from ollama_bridge.models.weights.tensors import SafetensorsWeights, Weights
 from ollama_bridge.models.weights.text_part import TextWeights, is_wrapped

@@ -7,13 +7,12 @@ import numpy as np
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.architectures import Architecture
 from ollama_bridge.models.architectures.config import Config
-from ollama_bridge.models.architectures.layout import TensorRule
+from ollama_bridge.models.architectures.layout import EMBEDDING, OUTPUT, TensorRule
 from ollama_bridge.models.weights.floats import to_float32
 from ollama_bridge.models.weights.tensors import Weights
 
 # Buffers that old checkpoints saved and that a model computes itself.
 COMPUTED = "rotary_emb.inv_freq"
-_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 _ROWS = 4096
 # Prefix of all names: what to save instead.
 _WRAPPERS = {
@@ -39,9 +38,9 @@ def match_tensors(architecture: Architecture, config: Config, weights: Weights) 
     _refuse_wrapped(weights)
     _refuse_headless(weights)
     left = {name for name in weights.infos if not name.endswith(COMPUTED)}
-    if architecture.tied(config) and _OUTPUT in left:
+    if architecture.tied(config) and OUTPUT in left:
         _refuse_untied(weights)
-        left.discard(_OUTPUT)  # some savers write the shared matrix twice
+        left.discard(OUTPUT)  # some savers write the shared matrix twice
     refuse_layers_beyond(architecture.dimensions(config).layers, weights)
     rules = []
     for rule in architecture.rules(config):
@@ -99,9 +98,9 @@ def is_stored_twice(weights: Weights) -> bool:
     Raises:
         ModelError: a file is damaged.
     """
-    if _EMBEDDING not in weights.infos or _OUTPUT not in weights.infos:
+    if EMBEDDING not in weights.infos or OUTPUT not in weights.infos:
         return False
-    embedding, output = weights.array(_EMBEDDING), weights.array(_OUTPUT)
+    embedding, output = weights.array(EMBEDDING), weights.array(OUTPUT)
     return embedding.shape == output.shape and all(
         np.array_equal(
             to_float32(embedding[row : row + _ROWS]),
@@ -114,9 +113,9 @@ def is_stored_twice(weights: Weights) -> bool:
 
 def _refuse_untied(weights: Weights) -> None:
     """The config says of two matrices that they are one: transformers 4 believes it, 5 looks."""
-    if _EMBEDDING not in weights.infos:
+    if EMBEDDING not in weights.infos:
         raise ModelError(
-            f"{weights.place}: tensor {_EMBEDDING!r} is missing; {_OUTPUT!r}, which config.json "
+            f"{weights.place}: tensor {EMBEDDING!r} is missing; {OUTPUT!r}, which config.json "
             "says is the same, is there",
             hint="load it with transformers, which ties them, and save it again: "
             "model.save_pretrained(folder)",
@@ -124,10 +123,10 @@ def _refuse_untied(weights: Weights) -> None:
     if is_stored_twice(weights):
         return
     raise ModelError(
-        f"{weights.place}: config.json says that {_OUTPUT!r} is the embedding "
+        f"{weights.place}: config.json says that {OUTPUT!r} is the embedding "
         "(tie_word_embeddings), but it holds other values",
         hint='if it was trained like that, write "tie_word_embeddings": false into config.json; '
-        f"else take {_OUTPUT} out of the weights",
+        f"else take {OUTPUT} out of the weights",
     )
 
 
@@ -144,8 +143,8 @@ def _refuse_wrapped(weights: Weights) -> None:
 
 def _refuse_headless(weights: Weights) -> None:
     """Names of a decoder that was saved by itself, as those who make embeddings of texts do."""
-    name = _EMBEDDING.removeprefix(_DECODER)
-    if name in weights.infos and _EMBEDDING not in weights.infos:
+    name = EMBEDDING.removeprefix(_DECODER)
+    if name in weights.infos and EMBEDDING not in weights.infos:
         raise ModelError(
             f"{weights.place}: the tensors are called {name} and so on, without {_DECODER!r} in "
             "front: it was saved by AutoModel or sentence-transformers, to embed texts, and "

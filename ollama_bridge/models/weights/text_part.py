@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.errors import MissingExtraError
+from ollama_bridge.models.architectures.layout import OUTPUT
 from ollama_bridge.models.weights.floats import Array
 from ollama_bridge.models.weights.tensor_match import is_stored_twice, refuse_layers_beyond
 from ollama_bridge.models.weights.tensors import Weights
@@ -27,7 +28,6 @@ _TEXT_NAMES = {
 _EYES = ("vision_tower.", "multi_modal_projector.")
 _EYES_OF_MODULES = tuple(f"model.{name}" for name in _EYES)
 # By the wrapper's model type: the language model's own, and its class.
-_OUTPUT = "lm_head.weight"
 _WRAPPERS = {
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
     "mistral3": ("mistral", "MistralForCausalLM"),
@@ -79,7 +79,7 @@ def _is_tied(config: Mapping[str, Any], weights: Weights) -> bool:
     Wrappers of an untied model say that it is tied, which is their default; and what gathers a
     model that was trained in pieces (ZeRO, FSDP) writes the one matrix of a tied one twice.
     """
-    if _OUTPUT not in weights.infos:
+    if OUTPUT not in weights.infos:
         return True
     return config.get("tie_word_embeddings") is not False and is_stored_twice(weights)
 
