@@ -18,6 +18,7 @@ from typing import TextIO
 
 from ollama_bridge.assets import disk_full
 from ollama_bridge.digests import JSONValue
+from ollama_bridge.errors import ArtifactError
 
 
 def write_text_atomic(path: Path, text: str, *, private: bool = False) -> None:
@@ -74,9 +75,14 @@ def read_json_lines(path: Path) -> list[JSONValue]:
 
 
 def raise_if_disk_full(exc: OSError, path: Path) -> None:
-    """Turn "no space left" into the error that says what to do; leave others alone."""
+    """Turn "no space left" and its like into errors that say what to do; leave others alone."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         raise disk_full(path) from exc
+    if exc.errno == errno.EFBIG:
+        raise ArtifactError(
+            f"a file of {path} is larger than its disk takes (FAT32: 4 GB) or `ulimit -f` allows",
+            hint="pass --out DIR on another disk; what is finished is kept",
+        ) from exc
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,7 @@ from gguf.quants import dequantize
 from ollama_bridge.conversion import convert
 from ollama_bridge.conversion.tensors import TensorPlan
 from ollama_bridge.conversion.writer import write_gguf
-from ollama_bridge.errors import ConfigError, ConversionError, DiskFullError, ModelError
+from ollama_bridge.errors import ArtifactError, ConfigError, ConversionError, ModelError
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.reference.values import with_reference_values
 from ollama_bridge.models.sources.gguf_import import import_gguf
@@ -309,16 +310,25 @@ def test_configs_that_do_not_fit_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_said(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"), (errno.EFBIG, "FAT32")],
+    ids=errno.errorcode.get,
+)
+def test_a_disk_that_takes_no_more_is_said(
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    message: str,
 ) -> None:
-    """A disk that fills up among the tensors becomes DiskFullError, and no file is left."""
+    """One that fills up among the tensors is one error that says so, and no file is left."""
 
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("ollama_bridge.conversion.writer._write_tensors", full)
-    with pytest.raises(DiskFullError):
+    with pytest.raises(ArtifactError, match=message):
         convert(checkpoint, type="f32", out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
