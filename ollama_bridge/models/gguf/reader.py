@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ _MAX_METADATA_VALUES = 1 << 22
 _MAX_ENTRIES = 1 << 16
 _MAX_KEY_BYTES = (1 << 16) - 1  # the format's own limit
 
+_DAMAGED = "the file is truncated or damaged: get it again"
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 # Value type -> struct code; the format's numbers.
 _SCALARS = {
@@ -157,11 +159,8 @@ class _Cursor:
         self._end = min(len(data), _MAX_METADATA_BYTES)
         self._values_left = _MAX_METADATA_VALUES
 
-    def error(self, message: str) -> GGUFError:
-        return GGUFError(
-            f"{self.path}: at byte {self.position}: {message}",
-            hint="the file is truncated or damaged: get it again",
-        )
+    def error(self, message: str, *, hint: str = _DAMAGED) -> GGUFError:
+        return GGUFError(f"{self.path}: at byte {self.position}: {message}", hint=hint)
 
     def skip(self, size_bytes: int, what: str) -> int:
         """Move on; returns where the bytes begin."""
@@ -269,9 +268,14 @@ def _read_version(cursor: _Cursor) -> int:
         )
     version = cursor.u32("version")
     if version not in _VERSIONS:
-        big_endian = int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS
-        reason = "big-endian files are not read" if big_endian else "expected 2 or 3"
-        raise cursor.error(f"version {version}: {reason}")
+        if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
+            raise cursor.error(
+                "big-endian files are not read",
+                hint=f"turn it where it lies: gguf-convert-endian {quote(str(cursor.path))} little",
+            )
+        raise cursor.error(
+            f"version {version}: expected 2 or 3", hint="get the model in today's format"
+        )
     return version
 
 
@@ -316,7 +320,12 @@ def _read_tensor_infos(cursor: _Cursor, count: int) -> Iterator[TensorInfo]:
             type_ = GGMLQuantizationType(number)
             block, block_bytes = GGML_QUANT_SIZES[type_]
         except (ValueError, KeyError) as exc:
-            raise cursor.error(f"tensor {name!r} has unknown type {number}") from exc
+            raise cursor.error(
+                f"tensor {name!r} has unknown type {number}",
+                hint="get the model in another type, such as Q8_0: llama.cpp has dropped this one "
+                "(Q4_0_4_4 and its like), or it is newer than the gguf package here; or the file "
+                "is damaged",
+            ) from exc
         if sizes[0] % block:
             raise cursor.error(
                 f"tensor {name!r} has rows of {sizes[0]}, not a multiple of "

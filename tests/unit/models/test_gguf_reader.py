@@ -270,6 +270,25 @@ def test_hostile_files_are_refused(raw: bytes, told: str, file: Path) -> None:
     assert told in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("raw", "way_out"),
+    [
+        (b"GGUF" + struct.pack(">I", 3) + bytes(16), "gguf-convert-endian"),
+        (header(version=1), "today's format"),
+        (ONE + tensor(b"t", [32], type_=31) + bytes(64), "another type"),
+    ],
+    ids=["big-endian", "version 1", "Q4_0_4_4"],
+)
+def test_a_sound_file_of_another_kind_is_not_called_damaged(
+    raw: bytes, way_out: str, file: Path
+) -> None:
+    """Files that were published so: to get them again is no help."""
+    file.write_bytes(raw)
+    with pytest.raises(GGUFError) as caught:
+        read_gguf(file)
+    assert way_out in str(caught.value.hint)
+
+
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     """No file is a GGUFError, not an OSError."""
     with pytest.raises(GGUFError):
