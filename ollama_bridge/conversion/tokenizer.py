@@ -195,7 +195,10 @@ class TokenizerSection:
             if sentencepiece and _BYTE.fullmatch(token):
                 types[id_] = int(TokenType.BYTE)
         for added in self._added:
-            types[added["id"]] = int(added_type(added, sentencepiece=sentencepiece))
+            # The library goes by the text, not by the file's id, and leaves out one without any.
+            if added["content"] in known:
+                kind = added_type(added, sentencepiece=sentencepiece)
+                types[known[added["content"]]] = int(kind)
         if sentencepiece and unknown in known:
             types[known[unknown]] = int(TokenType.UNKNOWN)
         if len(set(tokens)) != size:

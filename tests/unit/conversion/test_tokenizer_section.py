@@ -217,6 +217,19 @@ def test_token_types_follow_the_added_tokens(folder: Path) -> None:
     assert written(change(folder, edit))["tokenizer.ggml.token_type"][:3] == [4, 3, 3]
 
 
+@pytest.mark.parametrize("content", ["<|im_end|>", ""])
+def test_added_tokens_are_known_by_their_texts(folder: Path, content: str) -> None:
+    """An id beside it that is another's, by hand or by a hole, is not what transformers takes."""
+
+    def edit(document: dict[str, Any]) -> None:
+        added = document["added_tokens"]
+        added[:] = [*added, {**added[2], "id": 300, "content": content}]
+        added[2]["id"] = 300
+
+    types = written(change(folder, edit))["tokenizer.ggml.token_type"]
+    assert (types[2], types[300]) == (3, 1)
+
+
 @pytest.mark.parametrize("form", ["bytes", "pieces"])
 def test_tags_of_thoughts_are_printed(folder: Path, tmp_path: Path, form: str) -> None:
     """A special token that is one is USER_DEFINED, texts have the tokens that they had."""
