@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -204,7 +203,7 @@ def check_answers_fit(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Non
 
     def count_learnt(label: str) -> int:
         asked = (Message("user", "?"), Message("assistant", label))
-        encoded = encode(Example("label", asked, "label"), tokenizer, max_length=sys.maxsize)
+        encoded = encode(Example("label", asked, "label"), tokenizer)
         return int(encoded.supervised.sum())
 
     check_labels_fit(recipe.modelfile, recipe.task.labels, count_learnt)
@@ -291,7 +290,7 @@ def check_end_is_learnt(start: Checkpoint, tokenizer: PreTrainedTokenizerFast) -
 
     said = (Message("user", "Hi"), Message("assistant", "Answer."))
     try:
-        found = encode(Example("end", said, "end"), tokenizer, max_length=sys.maxsize)
+        found = encode(Example("end", said, "end"), tokenizer)
     except TrainingError:
         return  # other conversations may do; the data's are tried when they are learnt
     if not found.ended_turns:

@@ -88,28 +88,18 @@ class EncodedSplit:
         return sum(len(example.input_ids) for example in self.examples)
 
 
-def encode(
-    example: Example, tokenizer: Tokenizer, *, max_length: int, row: int = 0
-) -> EncodedExample:
-    """Token ids of one conversation, and which of them are to be learnt.
+def encode(example: Example, tokenizer: Tokenizer) -> EncodedExample:
+    """Token ids of one conversation, however many, and which of them are to be learnt.
 
     Args:
         example: Has at least one assistant turn.
         tokenizer: The checkpoint's own, with its chat template.
-        max_length: Limit in tokens.
-        row: Kept in the result.
 
     Raises:
-        DataError: no answer in it, or longer than ``max_length``.
+        DataError: no answer in it.
         TrainingError: the chat template fails or cannot be used for training.
     """
-    encoded = _encode_many([(row, example)], tokenizer)[0]
-    if len(encoded.input_ids) > max_length:
-        raise DataError(
-            f"example {example.id} has {len(encoded.input_ids)} tokens, the limit is {max_length}",
-            hint="raise max_length, or shorten the text",
-        )
-    return encoded
+    return _encode_many([(0, example)], tokenizer)[0]
 
 
 def encode_split(

@@ -6,7 +6,6 @@ others a passage says where the daemon can be asked.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +49,7 @@ def begins_in_blanks(example: Example, tokenizer: Tokenizer, vocabulary: TokenBy
         DataError: no answer in it.
         TrainingError: the chat template fails or cannot be used for training.
     """
-    encoded = encode(example, tokenizer, max_length=sys.maxsize)
+    encoded = encode(example, tokenizer)
     tokens = encoded.input_ids[encoded.stretches[-1]] if encoded.stretches else ()
     said = b"".join(vocabulary.of(int(token)) or b"" for token in tokens)
     answer = example.messages[-1].content.encode(errors="replace")

@@ -48,7 +48,7 @@ def learnt(
 ) -> tuple[list[int], SoftTargets]:
     """The supervised tokens of the one training example, and what was stored of them."""
     (example,) = read_examples(answered.split_path("train"))
-    encoded = encode(example, tokenizer, max_length=MAX_LENGTH)
+    encoded = encode(example, tokenizer)
     found = LabelReader(labels.path).read([row_key(encoded.input_ids, encoded.supervised)])
     assert isinstance(found, SoftTargets)
     return encoded.input_ids[encoded.targets].tolist(), found

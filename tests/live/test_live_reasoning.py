@@ -201,7 +201,7 @@ def hold_thoughts_against_torch(
     tokenizer = load_tokenizer(checkpoint.path)
     store = LabelReader(labels.path)
     for example in read_examples(answered.split_path("train")):
-        encoded = encode(example, tokenizer, max_length=256)
+        encoded = encode(example, tokenizer)
         ids = torch.from_numpy(encoded.input_ids).long()[None]
         with torch.inference_mode():
             logits = model(input_ids=ids).logits[0][encoded.targets - 1].float()

@@ -104,8 +104,8 @@ def divergences(answered: Corpus, labels: SoftLabels, smollm: Exports) -> torch.
     tokenizer = load_tokenizer(smollm.checkpoint.path)
     store = LabelReader(labels.path)
     found = []
-    for row, example in enumerate(read_examples(answered.split_path("train"))):
-        encoded = encode(example, tokenizer, max_length=512, row=row)
+    for example in read_examples(answered.split_path("train")):
+        encoded = encode(example, tokenizer)
         ids = torch.from_numpy(encoded.input_ids).long()[None]
         logits = model(input_ids=ids).logits[0][encoded.targets - 1].float()
         soft = store.read([row_key(encoded.input_ids, encoded.supervised)])

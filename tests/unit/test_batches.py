@@ -47,7 +47,7 @@ def supervised_pieces(encoded: EncodedExample, tokenizer: Any) -> list[str]:
 def test_every_answer_and_its_end_token_are_supervised(tokenizer: Any) -> None:
     """All assistant turns and their end tokens are learnt; nothing else, not the newline after."""
     example = conversation("Hi", "Hello there.", "And now?", "Größe 😀")
-    encoded = encode(example, tokenizer, max_length=512)
+    encoded = encode(example, tokenizer)
     assert supervised_pieces(encoded, tokenizer) == ["Hello there.<|im_end|>", "Größe 😀<|im_end|>"]
     assert (encoded.turns, encoded.ended_turns) == (2, 2)
     assert tokenizer.decode(encoded.input_ids) == tokenizer.apply_chat_template(
@@ -57,7 +57,7 @@ def test_every_answer_and_its_end_token_are_supervised(tokenizer: Any) -> None:
 
 def test_default_system_prompt_is_part_of_the_tokens(tokenizer: Any) -> None:
     """Without a system turn the template's own default is what is trained on."""
-    encoded = encode(conversation("Hi", "Hello.", system=None), tokenizer, max_length=512)
+    encoded = encode(conversation("Hi", "Hello.", system=None), tokenizer)
     assert "made of noise" in tokenizer.decode(encoded.input_ids)
     assert supervised_pieces(encoded, tokenizer) == ["Hello.<|im_end|>"]
 
@@ -66,7 +66,7 @@ def test_default_system_prompt_is_part_of_the_tokens(tokenizer: Any) -> None:
 @given(answer=st.text(min_size=0, max_size=12), question=st.text(max_size=8))
 def test_any_text_keeps_the_mask_right(answer: str, question: str) -> None:
     """Whatever the texts, the supervised end is the end token and the prompt is never learnt."""
-    encoded = encode(conversation(question, answer), TOKENIZER, max_length=4096)
+    encoded = encode(conversation(question, answer), TOKENIZER)
     prompt = TOKENIZER.apply_chat_template(
         [{"role": "system", "content": "Be kind."}, {"role": "user", "content": question}],
         tokenize=False,
@@ -79,7 +79,7 @@ def test_any_text_keeps_the_mask_right(answer: str, question: str) -> None:
 
 def test_answer_that_merges_with_the_prompt_is_cut_behind_the_merge(tokenizer: Any) -> None:
     """A token that the prompt began is never supervised: when serving, it is already there."""
-    encoded = encode(conversation("Hi", "\n\n\nx"), tokenizer, max_length=512)
+    encoded = encode(conversation("Hi", "\n\n\nx"), tokenizer)
     assert supervised_pieces(encoded, tokenizer)[-1].endswith("x<|im_end|>")
 
 
@@ -91,8 +91,8 @@ def test_template_that_rewrites_earlier_turns_teaches_the_last_alone() -> None:
         "{{ message.content if loop.last or message.role != 'assistant' else '...' }}<|im_end|>\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    encode(conversation("Hi", "Hello."), other, max_length=512)
-    encoded = encode(conversation("Hi", "Hello.", "More?", "Yes."), other, max_length=512)
+    encode(conversation("Hi", "Hello."), other)
+    encoded = encode(conversation("Hi", "Hello.", "More?", "Yes."), other)
     assert supervised_pieces(encoded, other) == ["Yes.<|im_end|>"]
 
 
@@ -101,7 +101,7 @@ def test_template_error_becomes_ours(tokenizer: Any) -> None:
     other = build_tiny_tokenizer()
     other.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(TrainingError, match=r"\(system, user, assistant\).*must alternate"):
-        encode(conversation("Hi", "Hello."), other, max_length=512)
+        encode(conversation("Hi", "Hello."), other)
 
 
 def test_split_without_end_tokens_is_refused() -> None:
@@ -131,7 +131,7 @@ def test_split_without_answers_in_its_rendering_is_refused() -> None:
 def test_example_without_answer_is_refused(tokenizer: Any) -> None:
     """A conversation that ends on the user has nothing to learn."""
     with pytest.raises(DataError, match="no assistant turn"):
-        encode(conversation("Hi"), tokenizer, max_length=512)
+        encode(conversation("Hi"), tokenizer)
 
 
 def test_a_few_examples_without_answer_are_left_out(tokenizer: Any) -> None:
@@ -149,7 +149,7 @@ def test_conversation_that_begins_with_the_assistant_is_refused(tokenizer: Any) 
     """An answer before any question has no prompt that could be served."""
     example = Example("a", (Message("assistant", "y"), Message("user", "x")), "g")
     with pytest.raises(DataError, match="begins with the assistant"):
-        encode(example, tokenizer, max_length=512)
+        encode(example, tokenizer)
 
 
 def test_too_long_examples_are_left_out_and_counted(tokenizer: Any) -> None:
@@ -158,8 +158,6 @@ def test_too_long_examples_are_left_out_and_counted(tokenizer: Any) -> None:
     split = encode_split(examples, tokenizer, max_length=64, name="train")
     assert [example.row for example in split.examples] == [0, 2]
     assert split.too_long == 1
-    with pytest.raises(DataError, match="the limit is 64"):
-        encode(examples[1], tokenizer, max_length=64)
     with pytest.raises(DataError, match="1 rows, the shortest of 328"):
         encode_split(examples[1:2], tokenizer, max_length=64, name="train")
 

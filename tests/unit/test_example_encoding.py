@@ -34,7 +34,7 @@ def template(tokenizer: Any) -> Any:
 
 def learnt(tokenizer: Any, *messages: Message) -> tuple[str, str]:
     """What is read only, and what is learnt."""
-    encoded = encode(Example("x", messages, "x"), tokenizer, max_length=512)
+    encoded = encode(Example("x", messages, "x"), tokenizer)
     assert encoded.turns == encoded.ended_turns
     ids = encoded.input_ids
     return tokenizer.decode(ids[~encoded.supervised]), tokenizer.decode(ids[encoded.supervised])
@@ -100,9 +100,7 @@ def test_an_answer_stands_behind_the_prompt_that_is_asked(tmp_path: Path) -> Non
         [message.to_dict() for message in ASKED], tokenize=False, add_generation_prompt=True
     )
     asked = merging(prompt, add_special_tokens=False)["input_ids"]
-    encoded = encode(
-        Example("x", (*ASKED, Message("assistant", "yes")), "x"), merging, max_length=512
-    )
+    encoded = encode(Example("x", (*ASKED, Message("assistant", "yes")), "x"), merging)
     assert encoded.input_ids[: len(asked)].tolist() == asked
     assert encoded.targets[0] == len(asked)
     said = merging.decode(encoded.input_ids[encoded.supervised])

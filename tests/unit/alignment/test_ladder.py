@@ -160,9 +160,7 @@ def test_a_certain_teacher_stays_certain(
     left, right = side(teacher), side(student)
     found = align(left, right, TEXTS)
     assert found.rung is Rung.MAPPED
-    theirs, ours = (
-        encode(example(*answers), tokenizer, max_length=10**6) for tokenizer in (teacher, student)
-    )
+    theirs, ours = (encode(example(*answers), tokenizer) for tokenizer in (teacher, student))
     mass, targets = carried(left, right, (theirs, ours), found)
     assert torch.equal(mass[torch.arange(len(targets)), targets], torch.ones(len(targets)))
     assert torch.all(mass.sum(-1) <= 1.0)
@@ -175,7 +173,7 @@ def test_a_certain_teacher_stays_certain(
 def test_holes_are_only_where_no_token_begins(text: str) -> None:
     """With fewer tokens than the teacher's, the student has a hole inside of each longer one."""
     left, right = side(WIDE), side(NARROW)
-    encoded = [encode(example(text), tokenizer, max_length=10**6) for tokenizer in (WIDE, NARROW)]
+    encoded = [encode(example(text), tokenizer) for tokenizer in (WIDE, NARROW)]
     places = match_positions(
         *encoded, teacher_vocabulary=left.vocabulary, student_vocabulary=right.vocabulary
     )

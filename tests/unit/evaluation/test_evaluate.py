@@ -59,7 +59,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def whole_answer_nll(base: Checkpoint, example: Example) -> float:
     """Float64 and one text at a time: the last answer's negative log-likelihood."""
     tokenizer, model = load_tokenizer(base.path), load_model(base.path, dtype=torch.float64)
-    encoded = encode(example, tokenizer, max_length=512)
+    encoded = encode(example, tokenizer)
     before = len(encode_prompt(tokenizer, example))
     with torch.no_grad():
         logits = model(torch.tensor(encoded.input_ids[None, :].astype("int64"))).logits[0]

@@ -153,7 +153,7 @@ def read(labels: SoftLabels, rows: list[int]) -> SoftTargets:
     for row in rows:
         asked, answer = (f"q{row}", ANSWER) if row < 3 else ("qg", GOLD)
         messages = (Message("user", asked), Message("assistant", answer))
-        encoded = encode(Example("x", messages, "g"), TOKENIZER, max_length=128)
+        encoded = encode(Example("x", messages, "g"), TOKENIZER)
         keys.append(row_key(encoded.input_ids, encoded.supervised))
     found = LabelReader(labels.path).read(keys)
     assert isinstance(found, SoftTargets)
@@ -414,6 +414,6 @@ def test_the_positions_are_those_of_training(label: Label, tmp_path: Path) -> No
     assert reader.info.teacher == "d" * 64
     for split in ("train", "validation"):
         for example in read_examples(tmp_path / "answers-generated" / f"{split}.jsonl"):
-            encoded = encode(example, TOKENIZER, max_length=128)
+            encoded = encode(example, TOKENIZER)
             found = reader.read([row_key(encoded.input_ids, encoded.supervised)])
             assert len(found) == len(encoded.targets)

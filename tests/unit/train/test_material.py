@@ -76,7 +76,7 @@ def lengths_in_tokens(base: Checkpoint, corpus: Corpus) -> list[int]:
     """Of the training examples, the shortest first."""
     tokenizer = load_tokenizer(base.path)
     return sorted(
-        len(encode(example, tokenizer, max_length=512).input_ids)
+        len(encode(example, tokenizer).input_ids)
         for example in read_examples(corpus.split_path("train"))
     )
 

@@ -145,7 +145,7 @@ def likeliness(checkpoint: Checkpoint, corpus: Corpus) -> tuple[list[str], torch
     tokenizer = load_tokenizer(checkpoint.path)
     found = []
     for example in read_examples(corpus.split_path("validation")):
-        encoded = encode(example, tokenizer, max_length=512)
+        encoded = encode(example, tokenizer)
         with torch.inference_mode():
             logits = model(input_ids=torch.from_numpy(encoded.input_ids).long()[None]).logits[0]
         found.append(logits[encoded.targets - 1])
