@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.safety import quantization_of, read_config
 from ollama_bridge.models.weights.adapter_folder import naming_hint
+from ollama_bridge.models.weights.stored import open_weights
 from ollama_bridge.storage.artifacts import Checkpoint
 
 
@@ -15,8 +17,6 @@ def refuse_quantized(adapter: Path, name: str, folder: Path) -> None:
     Raises:
         ModelError: it is.
     """
-    from ollama_bridge.models.safety import quantization_of
-
     method = quantization_of(folder)
     if method is not None:
         raise ModelError(
@@ -32,9 +32,6 @@ def refuse_rounded(adapter: Path, name: str, base: Checkpoint) -> None:
     Raises:
         ModelError: it is one.
     """
-    from ollama_bridge.models.safety import read_config
-    from ollama_bridge.models.weights.stored import open_weights
-
     types = open_weights(base.path, read_config(base.path)).quantized
     if types:
         raise ModelError(
