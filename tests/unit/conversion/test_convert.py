@@ -62,13 +62,14 @@ def metadata(path: Path) -> dict[str, Any]:
     return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
 
 
-def test_reference_values_are_in_the_file(tmp_path: Path) -> None:
-    """What a daemon has to reproduce can be read back from the metadata, exactly."""
+def test_reference_values_go_with_the_model(tmp_path: Path) -> None:
+    """What a daemon has to reproduce is in the file, and reference.json beside it."""
     exports = tiny_exports(tmp_path, seed=3, system="Be brief.")
     stored = ReferenceValues.read(exports.checkpoint.reference_path)
     gguf = exports.gguf("f16")
     text = metadata(gguf.gguf_path)[REFERENCE_KEY]
     assert ReferenceValues.parse(text, where="the GGUF") == stored
+    assert gguf.reference_path.read_bytes() == exports.checkpoint.reference_path.read_bytes()
 
 
 @pytest.mark.parametrize("type_", FILE_TYPES)
@@ -217,13 +218,6 @@ def test_the_same_input_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: P
     one = convert(checkpoint, type="q8_0", out_dir=tmp_path / "a" / "x")
     two = convert(checkpoint, type="q8_0", out_dir=tmp_path / "b")
     assert one.blob_digest == two.blob_digest
-
-
-def test_reference_values_go_with_the_model(tmp_path: Path) -> None:
-    """reference.json of the checkpoint is copied beside the GGUF."""
-    exports = tiny_exports(tmp_path, seed=3, system="Be brief.")
-    gguf = exports.gguf("f32")
-    assert gguf.reference_path.read_bytes() == exports.checkpoint.reference_path.read_bytes()
 
 
 def test_done_work_is_not_done_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
