@@ -36,8 +36,6 @@ from ollama_bridge.models.weights.stored import open_weights
 from ollama_bridge.models.weights.tensor_match import match_tensors
 from ollama_bridge.models.weights.text_part import is_of_eyes, is_wrapper, text_config
 
-# Every one is known to the loader, the GGUF import and the converter.
-SUPPORTED_ARCHITECTURES = tuple(ARCHITECTURES)
 # Last parts of the names of tensors that are not packed; else there are scales, zeros, indices.
 _WHOLE_PARTS = ("weight", "bias", "inv_freq")
 # Methods that may keep whole weights, and round them whenever they are used.
@@ -144,8 +142,8 @@ def _supported(folder: Path, config: Mapping[str, Any]) -> str:
     _refuse_remote_code(folder, config, architecture)
     if architecture.endswith(_CLASSIFIERS):
         raise classifier(folder, architecture)
-    if architecture not in SUPPORTED_ARCHITECTURES:
-        raise UnsupportedArchitectureError(architecture, SUPPORTED_ARCHITECTURES, where=str(folder))
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedArchitectureError(architecture, tuple(ARCHITECTURES), where=str(folder))
     return architecture
 
 
@@ -208,10 +206,10 @@ def _refuse_remote_code(folder: Path, config: Mapping[str, Any], architecture: s
     What has an architecture of ours may name code too, as every Phi-3 does, which was published
     before transformers had it. Nothing here runs it.
     """
-    if config.get("auto_map") and architecture not in SUPPORTED_ARCHITECTURES:
+    if config.get("auto_map") and architecture not in ARCHITECTURES:
         raise UnsafeCheckpointError(
             f"{folder / 'config.json'} asks for code of its own (auto_map), which is refused",
-            hint=f"use a checkpoint of one of: {', '.join(SUPPORTED_ARCHITECTURES)}",
+            hint=f"use a checkpoint of one of: {', '.join(ARCHITECTURES)}",
         )
 
 
