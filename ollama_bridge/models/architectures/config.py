@@ -13,15 +13,17 @@ _Kind = TypeVar("_Kind", int, float, str)
 
 
 def integer(config: Config, key: str, default: int | None = None) -> int:
-    """A positive whole number.
+    """A positive whole number, below 2**31.
 
     Raises:
         ConversionError: missing, or something else.
     """
     value = config.get(key)
     value = default if value is None else value
-    if type(value) is not int or value <= 0:
-        raise ConversionError(f"config.json: {key} is {value!r}, expected a positive integer")
+    if type(value) is not int or not 0 < value < 1 << 31:  # what a GGUF has room for
+        raise ConversionError(
+            f"config.json: {key} is {value!r}, expected a positive integer below 2**31"
+        )
     return value
 
 

@@ -185,6 +185,7 @@ def test_what_a_gguf_cannot_say_is_refused(
         ),
         ("gemma3", {"layer_types": [["full_attention"]]}, r"layer_types is \[\['full"),
         ("smollm3", {"no_rope_layers": 3}, "no_rope_layers is 3"),
+        ("llama", {"max_position_embeddings": 1 << 40}, "max_position_embeddings is 1099511627776"),
         (
             "phi3",
             {"rope_parameters": {"partial_rotary_factor": "x"}},

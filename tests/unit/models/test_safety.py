@@ -372,9 +372,9 @@ def test_a_wrong_shape_is_named_before_anything_is_loaded(folder: Path) -> None:
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_layers_that_are_not_there_cost_nothing(folder: Path, wrapped: bool) -> None:
     """A few digits, of which lists were made until memory ended."""
-    many = {"num_hidden_layers": 10**12}
+    many = {"num_hidden_layers": 10**9}
     change_config(folder, **({"model_type": "gemma3", "text_config": many} if wrapped else many))
-    with pytest.raises(ModelError, match=r"says 1000000000000 layers, and there are \d+ tensors"):
+    with pytest.raises(ModelError, match=r"says 1000000000 layers, and there are \d+ tensors"):
         check_folder(folder)
 
 
