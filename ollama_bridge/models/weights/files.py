@@ -99,7 +99,9 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
-        raise ModelError(f"{index} cannot be read: {exc!r}") from exc
+        raise ModelError(
+            f"{index} cannot be read: {exc!r}", hint="get the checkpoint again, with that file"
+        ) from exc
     if not names:
         raise ModelError(f"{index} names no file", hint="get the checkpoint again")
     for name in names:

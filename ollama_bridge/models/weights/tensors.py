@@ -150,7 +150,11 @@ class SafetensorsWeights(Weights):
                             hint="start from a checkpoint that is not quantized",
                         )
                     if name in self._infos:
-                        raise ModelError(f"tensor {name!r} is in {self._files[name]} and {path}")
+                        raise ModelError(
+                            f"tensor {name!r} is in {self._files[name]} and {path}: which one "
+                            "counts, nobody says",
+                            hint="get the checkpoint again, or save it with what wrote it",
+                        )
                     info = WeightInfo(tuple(piece.get_shape()), dtype)
                     self._infos[name], self._files[name] = info, path
                     self._offsets[name] = offset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -397,6 +398,16 @@ def test_a_tensor_in_no_shard_is_named(folder: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"model\.norm\.weight"):
         check_folder(folder)
+
+
+def test_a_tensor_in_two_shards_is_named(folder: Path) -> None:
+    """Of two trainings, or of one that was gathered twice: there is no telling which is right."""
+    first, second = shard(folder)[:2]
+    name, values = next(iter(load_file(first).items()))
+    save_file({**load_file(second), name: values + 1}, second, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"{re.escape(name)}' is in .* and .*") as caught:
+        check_folder(folder)
+    assert "again" in str(caught.value.hint)
 
 
 def test_weights_that_are_not_finite_are_named(folder: Path) -> None:
