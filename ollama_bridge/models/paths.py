@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def is_file(path: Path) -> bool:
@@ -27,3 +30,18 @@ def expand_home(text: str) -> Path:
         return Path(text).expanduser()
     except (RuntimeError, ValueError):  # ~nobody, and a name that no user can have
         return Path(text)
+
+
+def lfs_hint(path: Path) -> str | None:
+    """How to get a file that a clone without Git LFS has left out; None: it is none of those.
+
+    In its place are three lines of text: where a damaged file is told, the hint is another.
+    """
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(_LFS_POINTER)) != _LFS_POINTER:
+                return None
+    except OSError:
+        return None
+    folder = quote(str(path.parent))
+    return f"git has left its content out (Git LFS): git lfs install; git -C {folder} lfs pull"

@@ -25,6 +25,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.gguf.decode import decode
+from ollama_bridge.models.paths import lfs_hint
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -264,7 +265,8 @@ def _read_version(cursor: _Cursor) -> int:
     if magic != _MAGIC:
         raise GGUFError(
             f"{cursor.path}: not a GGUF file: it begins with {magic!r}, expected {_MAGIC!r}",
-            hint="give a .gguf file; a Hugging Face checkpoint is given as its folder",
+            hint=lfs_hint(cursor.path)
+            or "give a .gguf file; a Hugging Face checkpoint is given as its folder",
         )
     version = cursor.u32("version")
     if version not in _VERSIONS:

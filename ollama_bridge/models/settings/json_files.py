@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.paths import lfs_hint
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ) from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise ModelError(
-            f"{path} cannot be read: {exc}", hint="correct it, or get the checkpoint's own again"
+            f"{path} cannot be read: {exc}",
+            hint=lfs_hint(path) or "correct it, or get the checkpoint's own again",
         ) from exc
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a {type(value).__name__}, expected an object")

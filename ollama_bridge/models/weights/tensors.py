@@ -18,12 +18,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ollama_bridge.errors import ModelError
+from ollama_bridge.models.paths import lfs_hint
 from ollama_bridge.models.weights.files import weights_files
 from ollama_bridge.models.weights.floats import BF16, F16, F32, F64, Array
 
 if TYPE_CHECKING:
     import torch
 
+_AGAIN = "get the checkpoint again"
 _DTYPES: dict[str, np.dtype[Any]] = {"F64": F64, "F32": F32, "F16": F16, "BF16": BF16}
 
 
@@ -129,9 +131,7 @@ class SafetensorsWeights(Weights):
             # A text: of a Path numpy looks at every folder above it, for each tensor.
             mapped = np.memmap(str(path), info.dtype, "c", self._offsets[name], info.shape)
         except (OSError, ValueError) as exc:
-            raise ModelError(
-                f"{path} is truncated or damaged: {exc}", hint="get the checkpoint again"
-            ) from exc
+            raise ModelError(f"{path} is truncated or damaged: {exc}", hint=_AGAIN) from exc
         return np.require(mapped.view(np.ndarray), requirements="A")
 
     def _add(self, path: Path) -> None:
@@ -161,5 +161,5 @@ class SafetensorsWeights(Weights):
                     offset += info.size_bytes
         except (SafetensorError, OSError) as exc:
             raise ModelError(
-                f"{path} is truncated or damaged: {exc}", hint="get the checkpoint again"
+                f"{path} is truncated or damaged: {exc}", hint=lfs_hint(path) or _AGAIN
             ) from exc

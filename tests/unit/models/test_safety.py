@@ -175,6 +175,19 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         check_folder(folder)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "model.gguf"])
+def test_a_clone_without_git_lfs_is_told_how_to_get_the_rest(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    """Git leaves three lines in the place of large files; another clone would leave them again."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    (folder / name).write_text(pointer)
+    model = folder / name if name.endswith(".gguf") else folder
+    with pytest.raises(ModelError, match=re.escape(name)) as caught:
+        resolve_model(str(model), cache_dir=tmp_path / "cache")
+    assert f"git -C {shlex.quote(str(folder))} lfs pull" in str(caught.value.hint)
+
+
 def test_a_sentencepiece_file_alone_is_told_with_what_makes_the_other_of_it(folder: Path) -> None:
     """As the first Llamas were published; no tokenizer is missing, so none has to be looked for."""
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")
