@@ -38,17 +38,18 @@ PIECE_VALUES = 1 << 18
 # Numbers below which processes would take longer to start than to help.
 _WORTH_PROCESSES = 1 << 23
 _F16_MAX = float(np.finfo(np.float16).max)
-# What a block reaches whose scale (and minimum) is a float16.
+# What a block reaches whose scale (and minimum) is a float16. A search may give the largest number
+# one integer less than there is.
 _LIMITS = {
     GGMLQuantizationType.F16: _F16_MAX,
     GGMLQuantizationType.Q8_0: 127 * _F16_MAX,
-    GGMLQuantizationType.Q5_0: 16 * _F16_MAX,
-    GGMLQuantizationType.Q4_0: 8 * _F16_MAX,
+    GGMLQuantizationType.Q5_0: 15 * _F16_MAX,
+    GGMLQuantizationType.Q4_0: 7 * _F16_MAX,
     **dict.fromkeys((GGMLQuantizationType.Q5_1, GGMLQuantizationType.Q4_1), _F16_MAX),
-    GGMLQuantizationType.Q6_K: 32 * 128 * _F16_MAX,
+    GGMLQuantizationType.Q6_K: 31 * 127 * _F16_MAX,
     GGMLQuantizationType.Q5_K: 31 * _F16_MAX,
     GGMLQuantizationType.Q4_K: 15 * _F16_MAX,
-    GGMLQuantizationType.Q3_K: 4 * 32 * _F16_MAX,
+    GGMLQuantizationType.Q3_K: 3 * 31 * _F16_MAX,
     GGMLQuantizationType.Q2_K: 3 * _F16_MAX,
 }
 _Q8_BLOCK = 32

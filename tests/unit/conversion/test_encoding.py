@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from ollama_bridge.conversion.encoding import PIECE_VALUES, pieces
+from ollama_bridge.conversion.encoding import _LIMITS, PIECE_VALUES, pieces
 from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.weights.floats import BF16, F16, F64, to_bfloat16, to_float32
 from ollama_bridge.quantization.encoders import BLOCK_TYPES, encoded_size
@@ -112,3 +112,18 @@ def test_values_that_do_not_fit_are_an_error(type_: Q, value: float) -> None:
     values[0, 3] = value
     with pytest.raises(ConversionError, match="the_tensor"):
         list(encode_here(pieces("the_tensor", values, type_)))
+
+
+@pytest.mark.parametrize("type_", [Q.F16, Q.Q8_0, *BLOCK_TYPES], ids=lambda type_: type_.name)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("importance", [None, np.ones(256, np.float32)], ids=["plain", "weighted"])
+def test_what_a_type_reaches_comes_back(type_: Q, sign: int, importance: np.ndarray | None) -> None:
+    """Up to there it is encoded, beyond it is refused: never would a scale be infinite."""
+    values = np.zeros((1, 256), dtype=np.float32)
+    values[0, 3] = sign * _LIMITS[type_] * 0.999
+    (piece,) = encode_here(pieces("t", values, type_, importance))
+    back = dequantize(np.array(piece), type_).reshape(-1)
+    np.testing.assert_allclose(back[3], values[0, 3], rtol=0.05)
+    values *= np.float32(1.01)
+    with pytest.raises(ConversionError, match="reaches"):
+        list(encode_here(pieces("t", values, type_, importance)))
