@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote
 
+from ollama_bridge.errors import ModelError
+
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -30,6 +32,19 @@ def expand_home(text: str) -> Path:
         return Path(text).expanduser()
     except (RuntimeError, ValueError):  # ~nobody, and a name that no user can have
         return Path(text)
+
+
+def dangling(path: Path) -> ModelError | None:
+    """Of a link without its file, as in a copied snapshot of the hub's cache; None: it is none."""
+    try:
+        if not path.is_symlink() or path.exists():
+            return None
+    except OSError:  # too long for the file system
+        return None
+    return ModelError(
+        f"{path} is a link to {path.readlink()}, which is not there",
+        hint="copy what the links lead to, too: cp -rL FROM TO",
+    )
 
 
 def lfs_hint(path: Path) -> str | None:

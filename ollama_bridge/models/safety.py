@@ -22,6 +22,7 @@ from ollama_bridge.errors import (
     UnsupportedArchitectureError,
 )
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.paths import dangling
 from ollama_bridge.models.settings.hf_config import refusals_named
 from ollama_bridge.models.settings.json_files import no_folder, read_json_object
 from ollama_bridge.models.settings.small_files import TOKENIZER
@@ -82,7 +83,7 @@ def check_has_tokenizer(folder: Path) -> None:
     if not folder.is_dir():
         raise no_folder(folder)
     if not (folder / _SENTENCEPIECE).is_file():
-        raise ModelError(
+        raise dangling(folder / TOKENIZER) or ModelError(
             f"{folder} has no {TOKENIZER}",
             hint="save the tokenizer that it was trained with into it: "
             "AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.paths import lfs_hint
+from ollama_bridge.models.paths import dangling, lfs_hint
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
-        raise ModelError(
+        raise dangling(path) or ModelError(
             f"{path.parent} has no {path.name}",
             hint="give the folder of a Hugging Face checkpoint (config.json, *.safetensors, "
             "tokenizer.json)",

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.errors import ModelError
-from ollama_bridge.models.paths import is_file
+from ollama_bridge.models.paths import dangling, is_file
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -31,7 +31,8 @@ def weights_files(folder: Path) -> list[Path]:
         return [single]
     index = folder / INDEX_NAME
     if not index.is_file():
-        raise pieces_of_training(folder) or _without_index(folder) or _no_weights(folder)
+        linked = dangling(single) or dangling(index)
+        raise linked or pieces_of_training(folder) or _without_index(folder) or _no_weights(folder)
     return _shards(index)
 
 
@@ -109,6 +110,8 @@ def _shards(index: Path) -> list[Path]:
             raise ModelError(f"{index} names the file {name!r}, which lies outside the folder")
     missing = [name for name in names if not is_file(index.parent / name)]
     if missing:
+        if error := dangling(index.parent / missing[0]):
+            raise error
         told = ", ".join(map(repr, missing[:3]))
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         is_missing = "is missing" if len(missing) == 1 else "are missing"

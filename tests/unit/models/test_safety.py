@@ -175,6 +175,21 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         check_folder(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "model-00002-of-", "tokenizer.json"]
+)
+def test_links_that_were_copied_without_their_files(folder: Path, name: str) -> None:
+    """A snapshot of the hub's cache, taken to another machine as it lies there."""
+    if name.startswith("model-"):
+        shard(folder)
+    (path,) = folder.glob(f"{name}*")
+    path.unlink()
+    path.symlink_to("../../blobs/4d7a2146")
+    with pytest.raises(ModelError, match=rf"{re.escape(name)}.* is a link to ") as caught:
+        check_folder(folder)
+    assert "cp -rL" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "model.gguf"])
 def test_a_clone_without_git_lfs_is_told_how_to_get_the_rest(
     folder: Path, tmp_path: Path, name: str
