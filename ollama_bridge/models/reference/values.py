@@ -26,7 +26,7 @@ from ollama_bridge.models.reference.earlier_answers import Guesses, earlier_answ
 from ollama_bridge.models.reference.scorer import GREEDY_TOKENS, Scorer
 from ollama_bridge.models.reference.texts import TextSide, turns_of
 from ollama_bridge.models.safety import read_architecture, read_config
-from ollama_bridge.models.settings.generation_defaults import read_generation_config
+from ollama_bridge.models.settings.generation_defaults import SAMPLING, read_generation_config
 from ollama_bridge.models.settings.json_files import read_json_object
 from ollama_bridge.models.sources.links import link_file, linked_digests
 from ollama_bridge.models.sources.origin import VALUES_KEY, facts_of_copy
@@ -57,10 +57,6 @@ _NEAR_TIE = 0.2
 _LARGER_MACHINE = (
     "stop what holds memory (ollama-bridge ps), or do it on a larger machine: ollama-bridge "
     "publish there, ollama-bridge pull here, which proves the tag without the checkpoint"
-)
-_SAMPLING = (
-    *("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
-    "max_new_tokens",
 )
 
 
@@ -272,7 +268,7 @@ def _compute(
         context_length=int(model.config.max_position_embeddings),
         unstretched_context=architecture.unstretched_context(config),
         numbers=_numbers(architecture, config),
-        generation={name: generation[name] for name in _SAMPLING if name in generation},
+        generation={name: generation[name] for name in SAMPLING if name in generation},
         limits=tuple(text.limits),
         conversations=conversations,
         answers=answers,

@@ -29,6 +29,11 @@ _NAMES: Mapping[str, tuple[str, GGUFValueType]] = {
 }
 DEFAULTS_KEYS = frozenset(_NAMES)
 _WITHOUT_SAMPLING = "repetition_penalty"  # what transformers heeds also where it does not sample
+# What reference values keep of generation_config.json, in their order there.
+SAMPLING = (
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    "max_new_tokens",
+)
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:

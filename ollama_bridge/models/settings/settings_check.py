@@ -1,10 +1,11 @@
-"""Checks what a checkpoint's small files say of its tokens, while they lie in its owner's folder.
+"""Checks what a checkpoint's small files say of tokens and sampling, in its owner's folder.
 
 What is found later is found in a copy, whose place nobody knows and where mending is in vain.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,27 @@ from typing import Any
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.settings.generation_defaults import (
     GENERATION_CONFIG,
+    SAMPLING,
     read_generation_config,
 )
 from ollama_bridge.models.settings.left_overs import tokens_without_rows
 from ollama_bridge.models.settings.named_ends import listed_ends
+
+
+def check_sampling(folder: Path) -> None:
+    """Refuse what is no number, before a model is asked for the answers of a tag that it goes into.
+
+    Raises:
+        ModelError: there is such a thing, or the file is damaged.
+    """
+    generation = read_generation_config(folder)
+    for name in SAMPLING:
+        value = generation.get(name, 0)
+        if not isinstance(value, bool | int | float) or not -math.inf < value < math.inf:
+            raise ModelError(
+                f"{folder / GENERATION_CONFIG}: {name} is {value!r}, expected a number",
+                hint="correct it, or remove the file",
+            )
 
 
 def check_settings_of_tokens(folder: Path, config: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from ollama_bridge.models.settings.processor_template import (
     processor_template,
     write_template,
 )
-from ollama_bridge.models.settings.settings_check import check_settings_of_tokens
+from ollama_bridge.models.settings.settings_check import check_sampling, check_settings_of_tokens
 from ollama_bridge.models.settings.small_files import SMALL_FILES
 from ollama_bridge.models.sources.gguf_import import import_gguf
 from ollama_bridge.models.sources.links import file_state, link_file, linked_digests
@@ -115,6 +115,7 @@ def link_folder(folder: Path, *, cache_dir: Path, reporter: Reporter) -> Checkpo
     out_dir = cache_dir / f"folder-{digest[:16]}"
     if not (out_dir / MANIFEST_NAME).is_file():
         check_settings_of_tokens(folder, config)
+        check_sampling(folder)
     template = processor_template(folder)
     work = Work(
         kind=Checkpoint.kind,

@@ -124,7 +124,12 @@ def test_one_that_is_used_is_missed_of_an_adapter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "said"),
-    [('{"eos_token_id": [2, 5000]}', "eos_token_id 5000 is no token"), ('{"eos', "cannot be read")],
+    [
+        ('{"eos_token_id": [2, 5000]}', "eos_token_id 5000 is no token"),
+        ('{"eos', "cannot be read"),
+        ('{"top_k": "x"}', "top_k is 'x', expected a number"),
+        ('{"temperature": Infinity}', "temperature is inf, expected a number"),
+    ],
 )
 def test_bad_settings_are_named_where_their_owner_can_mend_them(
     tmp_path: Path, written: str, said: str
