@@ -99,7 +99,7 @@ class Client(ollama.Client):
     ) -> None:
         address = read_address(host)
         given, at_once = unbounded(kwargs)
-        super().__init__(host, **kept_safe(given, trust_env=not address.loopback))
+        super().__init__(host, **kept_safe(given, daemon=address))
         # For ollama.com, which proxies may stand before; None: by the same client.
         keeps = "transport" in kwargs or not address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))
@@ -189,7 +189,7 @@ class AsyncClient(ollama.AsyncClient):
     ) -> None:
         address = read_address(host)
         given, at_once = unbounded(kwargs)
-        super().__init__(host, **kept_safe(given, trust_env=not address.loopback))
+        super().__init__(host, **kept_safe(given, daemon=address))
         # For ollama.com, which proxies may stand before; None: by the same client.
         keeps = "transport" in kwargs or not address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))

@@ -169,8 +169,7 @@ def _is_no_connection(error: DaemonError) -> bool:
 
 def _what_starts_it(address: Address, reason: str) -> str:
     """What helps where nobody answers: a daemon can be started on this machine, without TLS."""
-    # For our own machine the environment's certificates do not count.
-    if not address.loopback and re.search(r"self.signed|local issuer", reason):
+    if re.search(r"self.signed|local issuer", reason):
         return "name the authority of its certificate: export SSL_CERT_FILE=/path/to/ca.pem"
     if address.loopback and address.url.startswith("http://"):
         return "ollama-bridge daemon start   (or: ollama serve)"

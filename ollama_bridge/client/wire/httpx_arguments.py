@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from ollama_bridge.client.wire.address import Address
 from ollama_bridge.client.wire.exchange import Timeouts
 from ollama_bridge.client.wire.transport import LIMITS
 
@@ -14,13 +15,18 @@ from ollama_bridge.client.wire.transport import LIMITS
 _AT_ONCE = 100
 
 
-def kept_safe(kwargs: Mapping[str, Any], *, trust_env: bool = True) -> dict[str, Any]:
+def kept_safe(kwargs: Mapping[str, Any], *, daemon: Address | None = None) -> dict[str, Any]:
     """Arguments of httpx: what is not said is as our own client has it.
 
     Args:
-        trust_env: Whether proxies of the environment count: not between us and our own machine.
+        daemon: Who is asked; None: somebody else, elsewhere. Proxies of the environment do not
+            count between us and our own machine, but its certificates do.
     """
-    safe = {"follow_redirects": False, "trust_env": trust_env} | dict(kwargs)
+    safe = {"follow_redirects": False} | dict(kwargs)
+    if daemon is not None and daemon.loopback and "trust_env" not in safe:
+        safe["trust_env"] = False
+        if daemon.url.startswith("https:") and "verify" not in safe:
+            safe["verify"] = httpx.create_ssl_context()
     if safe.get("timeout") is None:  # of what does not go to the daemon
         safe["timeout"] = 60.0
     return safe

@@ -60,9 +60,10 @@ class Transport:
         self._send: Callable[[httpx.Request], httpx.Response]
         if http is None:
             # Cookies, redirects and the like, which no daemon has, cost a tenth of a request.
-            wire = transport or httpx.HTTPTransport(
-                verify=_needs_certificates(address), trust_env=False, limits=LIMITS
-            )
+            with reading_environment():
+                wire = transport or httpx.HTTPTransport(
+                    verify=_needs_certificates(address), limits=LIMITS
+                )
             self._send, self._close = wire.handle_request, wire.close
             bound(wire)
         else:
@@ -168,9 +169,10 @@ class AsyncTransport:
                 )
         self._send: Callable[[httpx.Request], Awaitable[httpx.Response]]
         if http is None:
-            wire = transport or httpx.AsyncHTTPTransport(
-                verify=_needs_certificates(address), trust_env=False, limits=LIMITS
-            )
+            with reading_environment():
+                wire = transport or httpx.AsyncHTTPTransport(
+                    verify=_needs_certificates(address), limits=LIMITS
+                )
             self._send, self._close = wire.handle_async_request, wire.aclose
             bound(wire)
         else:

@@ -245,12 +245,13 @@ def test_no_fault_leaks_a_connection_or_a_task(fake_daemon: FakeDaemon, fault: F
         ("box:11434", "ALL_PROXY", "socks5://127.0.0.1:1080"),
         ("box:11434", "ALL_PROXY", "socks://127.0.0.1:1080"),
         ("https://box", "SSL_CERT_FILE", "/none.pem"),
+        ("https://localhost", "SSL_CERT_FILE", "/none.pem"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_told(
     ask: Any, monkeypatch: pytest.MonkeyPatch, host: str, name: str, value: str
 ) -> None:
-    """Desktops export such ones, and httpx reads all of them; our own machine needs none."""
+    """Desktops export such ones, and httpx reads all of them; our own machine needs no proxy."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="cannot be used") as caught:
         ask(host, "version")
@@ -285,8 +286,9 @@ def test_what_starts_no_daemon_is_not_advised(ask: Any) -> None:
         ask(f"https://{nobody_listens()}", "version")
     assert "daemon start" not in str(caught.value.hint)
     failed = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
-    clock = Clock(Call("GET", "/api/version"), read_address("https://box"), Timeouts())
-    assert "export SSL_CERT_FILE=" in str(clock.translate(failed).hint)
+    for host in ("https://box", "https://localhost"):
+        clock = Clock(Call("GET", "/api/version"), read_address(host), Timeouts())
+        assert "export SSL_CERT_FILE=" in str(clock.translate(failed).hint)
 
 
 def test_a_refusal_without_a_word_says_what_its_status_means() -> None:

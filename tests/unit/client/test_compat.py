@@ -606,6 +606,15 @@ def test_what_goes_elsewhere_goes_through_the_proxy(
         assert proxy.asked == []
 
 
+def test_certificates_of_our_own_count_on_our_own_machine(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy there may speak TLS, by an authority that only its owner knows."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/none.pem")
+    with pytest.raises(FileNotFoundError):
+        ask("https://localhost", "list")
+
+
 def test_a_long_timeout_is_one_of_the_whole_call() -> None:
     """Which may take as long as a silence may."""
     with compat.Client(timeout=7200) as client:
