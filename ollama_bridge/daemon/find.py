@@ -27,10 +27,7 @@ PROBE_TIMEOUTS = Timeouts(
     connect_s=3.0, load_s=0.0, first_token_s=10.0, between_tokens_s=10.0, total_s=15.0
 )
 # What a daemon says as well as a proxy in front of it.
-_REFUSALS = {
-    401: "set OLLAMA_API_KEY",
-    403: "the daemon refuses this client; check OLLAMA_ORIGINS there",
-}
+_REFUSALS = frozenset({401, 403}) | BUSY
 
 
 @dataclass(frozen=True)
@@ -87,9 +84,8 @@ def _ask(url: str) -> str | DaemonError:
     except DaemonUnreachableError as exc:
         return exc
     except RequestRejectedError as exc:
-        if exc.status_code not in (*_REFUSALS, *BUSY):
+        if exc.status_code not in _REFUSALS:
             raise _no_ollama(url, exc) from exc
-        exc.hint = _REFUSALS.get(exc.status_code, "try again in a moment")
         raise
     except (ReplyInvalidError, StreamBrokenError) as exc:
         raise _no_ollama(url, exc) from exc

@@ -11,7 +11,13 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ollama_bridge.client.wire.refusals import BUSY, CHECK_ADDRESS, error_text, rejection
+from ollama_bridge.client.wire.refusals import (
+    BUSY,
+    CHECK_ADDRESS,
+    advice_on_status,
+    error_text,
+    rejection,
+)
 from ollama_bridge.errors import (
     ConfigError,
     DaemonBusyError,
@@ -93,7 +99,7 @@ def check_status(answer: Answer, call: Call) -> None:
     if 200 <= answer.status_code < 300:
         return
     try:
-        message = error_text(decode(answer.body, call))
+        message = error_text(decode(answer.body, call)) if answer.body.strip() else ""
     except ReplyInvalidError:
         shown = answer.body[:80].decode(errors="replace")
         # A proxy whose daemon restarts is as busy as a daemon that says so itself.
@@ -102,7 +108,7 @@ def check_status(answer: Answer, call: Call) -> None:
             f"the daemon answered {answer.status_code} to {call.path}, but not in JSON: {shown!r}",
             status_code=answer.status_code,
             model=call.model,
-            hint=CHECK_ADDRESS,
+            hint=advice_on_status(answer.status_code, says_why=False) or CHECK_ADDRESS,
         ) from None
     raise rejection(answer.status_code, message, model=call.model)
 

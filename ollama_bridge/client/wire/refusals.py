@@ -23,6 +23,24 @@ BUSY = frozenset({429, 502, 503, 504})
 _TOO_MANY_REPEATS = "token repeat limit"
 _NO_VECTORS = "does not support embeddings"
 _ASK_AGAIN = "ask again; if it fails again, see the daemon's log"
+_BUSY_FOR_NOW = (
+    "the daemon is busy, or not there yet: try again in a moment; if it stays so: "
+    "ollama-bridge doctor"
+)
+_LEADS_ELSEWHERE = "write the address that it leads to, most often the same with https://"
+# A daemon's own 403 without a word: server/routes.go, allowedHostsMiddleware.
+_REFUSES_THE_NAME = (
+    "a daemon that listens on loopback alone answers only to names of its own machine: let the "
+    "proxy before it send 'Host: localhost' (and see what that refuses), or start it with "
+    "OLLAMA_HOST=0.0.0.0"
+)
+_HINTS = {
+    401: "set OLLAMA_API_KEY",
+    413: "shorten it: it is more than the daemon, or a proxy before it, takes",
+    429: "try again later, or send fewer requests at a time",
+    **dict.fromkeys((502, 503, 504), _BUSY_FOR_NOW),
+    **dict.fromkeys((301, 302, 307, 308), _LEADS_ELSEWHERE),
+}
 # Not "dial tcp" alone, which a daemon also says of a runner that has gone.
 _NO_REGISTRY = re.compile(r'manifest: (Get|Head|Post|Put|Patch) "http|dial tcp: lookup')
 _OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d{1,15})\b.*?"n_ctx":(\d{1,15})\b')
@@ -36,6 +54,15 @@ def error_text(data: object) -> str:
     if isinstance(found, dict):
         found = found.get("message", found)
     return " ".join(str(found).split())
+
+
+def advice_on_status(status_code: int, *, says_why: bool) -> str | None:
+    """What to do about an error status; None: the daemon is to be looked at.
+
+    Args:
+        says_why: A message of the daemon's came with it.
+    """
+    return _REFUSES_THE_NAME if status_code == 403 and not says_why else _HINTS.get(status_code)
 
 
 def no_images(model: str, *, where: str = "") -> UnsupportedFeatureError:
@@ -54,7 +81,8 @@ def no_images(model: str, *, where: str = "") -> UnsupportedFeatureError:
 
 def rejection(status_code: int, message: str, *, model: str | None) -> DaemonError:
     """The error for an answer with an error status."""
-    shown = _inner_message(message)[:500] or _phrase(status_code)
+    said = _inner_message(message)[:500]
+    shown = said or _phrase(status_code)
     if status_code == 500 and _TOO_MANY_REPEATS in shown:  # where no piece was given out yet
         return repetition(model)
     if status_code == 404 and "not found" in shown and model:
@@ -77,7 +105,7 @@ def rejection(status_code: int, message: str, *, model: str | None) -> DaemonErr
         f"the daemon answered {status_code}: {shown}",
         status_code=status_code,
         model=model,
-        hint=_hint(status_code, shown, model),
+        hint=_hint(status_code, said, model),
     )
 
 
@@ -182,13 +210,9 @@ def _hint(status_code: int, message: str, model: str | None) -> str:
         return "the file changed, or the digest belongs to another file: compute it again"
     if "does not support" in message:
         return f"see what the model can do: ollama-bridge show {quote(model or 'TAG')}"
-    return {
-        401: "set OLLAMA_API_KEY",
-        403: "the daemon refuses this client: check the daemon's OLLAMA_ORIGINS",
-        413: "shorten it: it is more than the daemon, or a proxy before it, takes",
-        429: "ask again later, or send fewer requests at a time",
-        503: "the daemon is busy; try again in a moment",
-    }.get(status_code, "check the daemon: ollama-bridge doctor")
+    return advice_on_status(status_code, says_why=bool(message)) or (
+        "check the daemon: ollama-bridge doctor"
+    )
 
 
 def _phrase(status_code: int) -> str:

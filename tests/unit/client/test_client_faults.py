@@ -20,7 +20,7 @@ from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.wire.address import read_address
 from ollama_bridge.client.wire.clock import Clock
 from ollama_bridge.client.wire.deadlines import bound
-from ollama_bridge.client.wire.exchange import Call
+from ollama_bridge.client.wire.exchange import Answer, Call, check_status
 from ollama_bridge.client.wire.lines import parse_line
 from ollama_bridge.client.wire.refusals import rejection
 from ollama_bridge.client.wire.retries import NO_RETRIES, Retries
@@ -291,12 +291,29 @@ def test_what_starts_no_daemon_is_not_advised(ask: Any) -> None:
         assert "export SSL_CERT_FILE=" in str(clock.translate(failed).hint)
 
 
-def test_a_refusal_without_a_word_says_what_its_status_means() -> None:
-    """As a server before the daemon, or its runner, refuses a text of many megabytes."""
-    refused = rejection(413, "", model="m")
-    assert refused.message.removeprefix("the daemon answered 413: ")
-    assert str(refused.hint).startswith("shorten it")
-    assert rejection(599, "", model=None).message == "the daemon answered 599: without a word"
+@pytest.mark.parametrize(
+    ("status", "body", "message", "hint"),
+    [
+        (301, b"", "Moved Permanently", "https://"),
+        (302, b"<html>", "not in JSON: '<html>'", "https://"),
+        (401, b"", "Unauthorized", "OLLAMA_API_KEY"),
+        (403, b"", "Forbidden", "'Host: localhost'"),
+        (403, b'{"error": "cloud is off"}', "cloud is off", "doctor"),
+        (413, b"", "", "shorten it"),  # its words differ from one Python to the next
+        (502, b"<html>", "not in JSON: '<html>'", "try again"),
+        (599, b"", "without a word", "doctor"),
+    ],
+)
+def test_a_refusal_s_status_says_what_to_do(
+    status: int, body: bytes, message: str, hint: str
+) -> None:
+    """As of what is before a daemon, and of a daemon's own where it has no word for it."""
+    with pytest.raises(RequestRejectedError) as caught:
+        check_status(Answer(status, body), Call("GET", "/api/version"))
+    assert str(status) in caught.value.message
+    assert message in caught.value.message
+    assert "''" not in caught.value.message
+    assert hint in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_another_program_on_the_port_is_named(website: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "hint"),
-    [(401, "OLLAMA_API_KEY"), (403, "OLLAMA_ORIGINS"), (429, "try again"), (502, "try again")],
+    [(401, "OLLAMA_API_KEY"), (403, "Host: localhost"), (429, "try again"), (502, "try again")],
 )
 def test_a_proxy_that_refuses_is_no_other_program(status: int, hint: str) -> None:
     """To stop it, or to take another port, would help nobody."""
