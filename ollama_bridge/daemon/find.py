@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ollama_bridge.client import Client, Timeouts, read_address
+from ollama_bridge.client.wire.environment import proxy_variable
 from ollama_bridge.client.wire.refusals import BUSY
 from ollama_bridge.daemon.era import Era, era_of
 from ollama_bridge.daemon.layout import installed_binary
@@ -60,11 +61,15 @@ def find_daemon(host: str | None = None) -> RunningDaemon | None:
     Raises:
         ConfigError: the address cannot be read.
         DaemonInstallError: something listens there, but it is not Ollama.
-        DaemonUnreachableError: what listens there speaks TLS, and it failed.
+        DaemonUnreachableError: what listens there speaks TLS, and it failed; or only a proxy knows
+            whether anything does.
         RequestRejectedError: it refuses us, or cannot answer now: a daemon, or what stands before.
     """
-    url = read_address(host).url
+    address = read_address(host)
+    url = address.url
     answer = _ask(url)
+    if isinstance(answer, DaemonError) and proxy_variable(address) is not None:
+        raise answer
     if isinstance(answer, DaemonError) and _accepts(url):
         # Something listens. A daemon that was just starting answers now; others do not.
         answer = _ask(url)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 import re
 import time
+from urllib.parse import urlsplit
 
 import httpx
 
 from ollama_bridge.client.wire.address import Address
 from ollama_bridge.client.wire.deadlines import LimitUntil
+from ollama_bridge.client.wire.environment import proxy_variable
 from ollama_bridge.client.wire.exchange import Call, Timeouts
 from ollama_bridge.client.wire.refusals import CHECK_ADDRESS
 from ollama_bridge.errors import (
@@ -125,9 +127,11 @@ class Clock:
                 hint="ask again; if it fails again: ollama-bridge doctor",
                 model=self.call.model,
             )
+        proxy = proxy_variable(self._address)
+        through = f" through the proxy that {proxy} names" if proxy else ""
         return DaemonUnreachableError(
-            f"no daemon answers at {self._address.url}: {_reason(exc)}",
-            hint=_what_starts_it(self._address, _reason(exc)),
+            f"no daemon answers at {self._address.url}{through}: {_reason(exc)}",
+            hint=_what_reaches_it(self._address, _reason(exc), is_behind_proxy=proxy is not None),
             model=self.call.model,
         )
 
@@ -167,10 +171,14 @@ def _is_no_connection(error: DaemonError) -> bool:
     return isinstance(error.__cause__, httpx.ConnectError)
 
 
-def _what_starts_it(address: Address, reason: str) -> str:
+def _what_reaches_it(address: Address, reason: str, *, is_behind_proxy: bool) -> str:
     """What helps where nobody answers: a daemon can be started on this machine, without TLS."""
     if re.search(r"self.signed|local issuer", reason):
         return "name the authority of its certificate: export SSL_CERT_FILE=/path/to/ca.pem"
+    if "WRONG_VERSION_NUMBER" in reason:
+        return "it speaks no TLS: write http:// in place of https://"
+    if is_behind_proxy:
+        return f"if it is to be reached directly: export NO_PROXY={urlsplit(address.url).hostname}"
     if address.loopback and address.url.startswith("http://"):
         return "ollama-bridge daemon start   (or: ollama serve)"
     return "check the address, and that Ollama runs there: ollama-bridge doctor"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 import httpx
 
+from ollama_bridge.client.wire.address import Address
 from ollama_bridge.errors import ConfigError
 
 
@@ -33,6 +36,19 @@ def reading_environment() -> Iterator[None]:
             hint="in a password write / # ? @ : as %2F %23 %3F %40 %3A; leave [::1] and IPv6 "
             "networks out of NO_PROXY; or: unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY)",
         ) from None
+
+
+def proxy_variable(address: Address) -> str | None:
+    """The variable that names the proxy before a daemon, as httpx reads it; None: there is none.
+
+    The proxy's own address may hold a password.
+    """
+    parts = urlsplit(address.url)
+    proxies = getproxies_environment()
+    named = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
+    if named is None or address.loopback or proxy_bypass(parts.netloc):
+        return None
+    return f"{named.upper()}_PROXY"
 
 
 def _unusable(reason: str, *, hint: str) -> ConfigError:

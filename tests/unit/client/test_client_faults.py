@@ -291,6 +291,30 @@ def test_what_starts_no_daemon_is_not_advised(ask: Any) -> None:
         assert "export SSL_CERT_FILE=" in str(clock.translate(failed).hint)
 
 
+def test_a_daemon_without_tls_is_told(fake_daemon: FakeDaemon, ask: Any) -> None:
+    """Who wrote https:// learns that http:// would do."""
+    with pytest.raises(DaemonUnreachableError) as caught:
+        ask(f"https://{fake_daemon.host.removeprefix('http://')}", "version")
+    assert "write http://" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_that_is_not_there_is_no_daemon(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What refused the connection was not the daemon, and may not be needed to reach it."""
+    monkeypatch.setenv(name, f"http://me:geheim@{nobody_listens()}")
+    with pytest.raises(
+        DaemonUnreachableError, match=f"through the proxy that {name} names"
+    ) as told:
+        ask("http://192.0.2.1:11434", "version", retries=NO_RETRIES)
+    assert "geheim" not in str(told.value)
+    assert told.value.hint == "if it is to be reached directly: export NO_PROXY=192.0.2.1"
+    monkeypatch.setenv("NO_PROXY", "192.0.2.0/24,192.0.2.1")
+    clock = Clock(Call("GET", "/api/version"), read_address("192.0.2.1"), Timeouts())
+    assert "proxy" not in str(clock.translate(httpx.ConnectError("refused")))
+
+
 @pytest.mark.parametrize(
     ("status", "body", "message", "hint"),
     [

@@ -86,6 +86,16 @@ def test_what_fails_to_speak_tls_says_why(website: str) -> None:
     assert "SSL_CERT_FILE" in (caught.value.hint or "")
 
 
+def test_a_proxy_that_is_not_there_says_nothing_of_the_daemon(
+    website: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither that there is none, nor, as this machine may reach it, that it is something else."""
+    monkeypatch.setattr(socket, "getaddrinfo", _to_loopback(socket.getaddrinfo))
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(DaemonUnreachableError, match="through the proxy that HTTP_PROXY names"):
+        find.find_daemon(website.replace("127.0.0.1", "box.example"))
+
+
 def test_no_port_of_this_machine_is_offered_for_another(
     website: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
