@@ -118,8 +118,7 @@ class Snapshot:
         A request whose prompt is computed, or that is answered as a whole, waits and has a slot;
         one whose answer streams has a slot and waits no more. There may be as many as ``waiting``.
         """
-        unseen = self.loaded and not self.runners
-        if self.waiting is None or unseen or any(one.slots is None for one in self.runners):
+        if self.waiting is None or not self._sees_all:
             return None
         return max(0, self.waiting - sum(runner.busy for runner in self.runners))
 
@@ -129,10 +128,16 @@ class Snapshot:
 
         An address of this machine may lead elsewhere: a tunnel, a container, a virtual machine.
         """
-        unseen = self.loaded and not self.runners
-        if not self.is_local or unseen or any(runner.slots is None for runner in self.runners):
+        if not self.is_local or not self._sees_all:
             return None
         return sum(runner.tokens_per_s for runner in self.runners)
+
+    @property
+    def _sees_all(self) -> bool:
+        """Whether every request is seen; a daemon that does not answer may have any."""
+        may_work = bool(self.loaded) or self.problem is not None
+        says_all = all(runner.slots is not None for runner in self.runners)
+        return says_all and (bool(self.runners) or not may_work)
 
     @property
     def is_partial(self) -> bool:

@@ -299,11 +299,16 @@ def test_gpus_are_read_from_nvidia_s_tool(tmp_path: Path, monkeypatch: pytest.Mo
         assert observer.look().machine.gpus == ()
 
 
-@pytest.mark.parametrize(("loaded", "rate"), [(CALM.loaded, None), ((), 0.0)])
-def test_what_cannot_be_seen_is_not_nought(loaded: tuple[Loaded, ...], rate: float | None) -> None:
+@pytest.mark.parametrize(
+    ("loaded", "problem", "rate"),
+    [(CALM.loaded, None, None), ((), "no answer", None), ((), None, 0.0)],
+)
+def test_what_cannot_be_seen_is_not_nought(
+    loaded: tuple[Loaded, ...], problem: str | None, rate: float | None
+) -> None:
     """Behind a tunnel, or in a container, models are at work on an address of this machine."""
-    seen = replace(CALM, loaded=loaded, runners=())
-    assert seen.tokens_per_s == rate
+    seen = replace(CALM, loaded=loaded, problem=problem, runners=(), waiting=2)
+    assert (seen.tokens_per_s, seen.queued) == (rate, None if rate is None else 2)
     told = {one.name for one in text_string_to_metric_families(exposition(seen))}
     assert ("ollama_tokens_per_second" in told) == (rate is not None)
     console = Console(width=110, record=True, file=io.StringIO())
