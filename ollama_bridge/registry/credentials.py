@@ -13,10 +13,9 @@ from ollama_bridge.errors import ConfigError
 
 _REGISTRY = "OLLAMA_BRIDGE_REGISTRY"
 _PREFIX = f"{_REGISTRY}_"
-_HINT = (
-    f"export {_PREFIX}USER=... and {_PREFIX}PASSWORD=... "
-    "(a personal access, deploy or robot token is the password)"
-)
+_IS_PASSWORD = "(a personal access, deploy or robot token is the password)"
+_HINT = f"export {_PREFIX}USER=... and {_PREFIX}PASSWORD=... {_IS_PASSWORD}"
+_NO_GOOD = "wrong, expired, or of somebody who may not do this"
 _SECRET_LIMIT_BYTES = 64 * 1024
 
 
@@ -29,7 +28,7 @@ class Credentials:
         password: For Basic, and for a token service.
         token: Of a token service.
         registry: The only one that they are for; empty: the first that asks.
-        hint: How to have what there is not.
+        hint: How to have what there is not, or what may be wrong with what there is.
     """
 
     user: str = ""
@@ -86,7 +85,12 @@ def read_credentials(host: str) -> Credentials:
         )
     if ":" in user or not user.isprintable():
         raise ConfigError(f"{_PREFIX}USER holds a colon or a control character")
-    return Credentials(user, password, token, registry)
+    hint = _HINT
+    if password:
+        hint = f"check {_PREFIX}USER and {_PREFIX}PASSWORD {_IS_PASSWORD}: {_NO_GOOD}"
+    elif token:
+        hint = f"check {_PREFIX}TOKEN: {_NO_GOOD}; or unset it, and {_HINT}"
+    return Credentials(user, password, token, registry, hint)
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:

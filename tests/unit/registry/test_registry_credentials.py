@@ -68,6 +68,18 @@ def test_what_cannot_be_used(
     assert "secret" not in str(caught.value).replace("/nowhere/secret", "")
 
 
+@pytest.mark.parametrize("names", [("USER", "PASSWORD"), ("TOKEN",), ()])
+def test_what_is_refused_is_to_be_checked(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    """To export what is exported already would help nobody."""
+    for name in names:
+        monkeypatch.setenv(f"{_PREFIX}{name}", "hunter2")
+    hint = read_credentials(HOST).hint
+    assert hint.startswith(f"check {_PREFIX}{names[0]}" if names else f"export {_PREFIX}USER=")
+    assert "hunter2" not in hint
+
+
 def test_one_registry_s_secret_is_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who pulls from elsewhere shows nothing there; a refusal says why."""
     monkeypatch.setenv("OLLAMA_BRIDGE_REGISTRY", "Registry.example.com:5000")
