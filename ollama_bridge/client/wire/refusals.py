@@ -41,8 +41,27 @@ _HINTS = {
     **dict.fromkeys((502, 503, 504), _BUSY_FOR_NOW),
     **dict.fromkeys((301, 302, 307, 308), _LEADS_ELSEWHERE),
 }
-# Not "dial tcp" alone, which a daemon also says of a runner that has gone.
-_NO_REGISTRY = re.compile(r'manifest: (Get|Head|Post|Put|Patch) "http|dial tcp: lookup')
+_NOT_THERE = "pull model manifest: file does not exist"
+# (what Ollama says, what that means, the way out)
+_OF_REGISTRIES = (
+    (
+        re.compile("server gave HTTP response to HTTPS client"),
+        "the registry speaks plain http, not https",
+        "if it is yours, add --insecure (Python: insecure=True)",
+    ),
+    (
+        re.compile("realm host"),
+        "the registry asks for a password, and Ollama has none",
+        "ollama-bridge publish   (or, without --through daemon: ollama-bridge pull)",
+    ),
+    (
+        # Not "dial tcp" alone, which a daemon also says of a runner that has gone.
+        re.compile(r'manifest: (Get|Head|Post|Put|Patch) "http|dial tcp: lookup'),
+        "the daemon reaches no registry",
+        "check the network and the name of the registry; behind a proxy the daemon itself needs "
+        "HTTPS_PROXY in its environment",
+    ),
+)
 _OVERFLOW_NUMBERS = re.compile(r'"n_prompt_tokens":(\d{1,15})\b.*?"n_ctx":(\d{1,15})\b')
 _OVERFLOW = re.compile(r"context.*exceed|exceed.*context|longer than the context length")
 _UNSUPPORTED = re.compile(r"does not support|missing data required for image")
@@ -128,13 +147,18 @@ def failure(message: str, *, model: str | None) -> DaemonError:
     """The error for an answer that reports one in its middle."""
     if _TOO_MANY_REPEATS in message:  # from 0.34.1 on
         return repetition(model)
-    if _NO_REGISTRY.search(message):
-        return RunnerCrashedError(
-            f"the daemon reaches no registry: {_inner_message(message)[:500]}",
-            hint="check the network and the name of the registry; behind a proxy the daemon itself "
-            "needs HTTPS_PROXY in its environment",
+    if _NOT_THERE in message and model:
+        return ModelNotFoundError(
+            f"the registry has no model {model!r}",
+            status_code=404,
             model=model,
+            hint="check its name and tag where it is published, or see what is here: "
+            "ollama-bridge ls",
         )
+    for pattern, what, hint in _OF_REGISTRIES:
+        if pattern.search(message):
+            told = f"{what}: {_inner_message(message)[:500]}"
+            return RunnerCrashedError(told, hint=hint, model=model)
     return RunnerCrashedError(
         f"the daemon failed while answering: {_inner_message(message)[:500]}",
         hint=_ASK_AGAIN,

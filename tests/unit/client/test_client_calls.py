@@ -33,6 +33,7 @@ from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
     DaemonError,
+    ModelNotFoundError,
     RenderingHiddenError,
     ReplyInvalidError,
     RequestRejectedError,
@@ -343,18 +344,49 @@ def test_a_transfer_has_to_say_that_it_succeeded(
 
 
 @pytest.mark.parametrize("verb", ["pull", "push"])
-def test_a_daemon_without_a_network_is_not_asked_again(
-    fake_daemon: FakeDaemon, ask: Any, verb: str
+@pytest.mark.parametrize(
+    ("said", "kind", "message", "hint"),
+    [
+        (
+            'Get "https://registry.ollama.ai/v2/library/m/manifests/latest": dial tcp: lookup '
+            "registry.ollama.ai on 10.0.0.1:53: no such host",
+            RunnerCrashedError,
+            "the daemon reaches no registry: pull model",
+            "HTTPS_PROXY",
+        ),
+        (
+            'Get "https://127.0.0.1:5000/v2/team/m/manifests/1": http: server gave HTTP response '
+            "to HTTPS client",
+            RunnerCrashedError,
+            "the registry speaks plain http",
+            "--insecure",
+        ),
+        (
+            'realm host "" does not match original host "127.0.0.1:5000"',
+            RunnerCrashedError,
+            "the registry asks for a password",
+            "ollama-bridge publish",
+        ),
+        ("file does not exist", ModelNotFoundError, "the registry has no model 'm'", "its name"),
+    ],
+)
+def test_what_a_registry_did_to_the_daemon_is_told(
+    fake_daemon: FakeDaemon,
+    ask: Any,
+    verb: str,
+    said: str,
+    kind: type[DaemonError],
+    message: str,
+    hint: str,
 ) -> None:
-    """Its log says no more than the error; the network is what is to be seen to."""
-    said = (
-        'pull model manifest: Get "https://registry.ollama.ai/v2/library/m/manifests/latest": '
-        "dial tcp: lookup registry.ollama.ai on 10.0.0.1:53: no such host"
-    )
-    fake_daemon.statuses = [{"status": "pulling manifest"}, {"error": said}]
-    with pytest.raises(DaemonError, match="the daemon reaches no registry: pull model") as caught:
+    """Its log says no more than the error, and nothing of it passes."""
+    fake_daemon.statuses = [
+        {"status": "pulling manifest"},
+        {"error": f"pull model manifest: {said}"},
+    ]
+    with pytest.raises(kind, match=message) as caught:
         ask(fake_daemon.host, verb, "m")
-    assert "HTTPS_PROXY" in str(caught.value.hint)
+    assert hint in str(caught.value.hint)
 
 
 def test_next_token_reads_the_distribution(fake_daemon: FakeDaemon, ask: Any) -> None:
