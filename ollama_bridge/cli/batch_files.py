@@ -48,7 +48,8 @@ def read_questions(
             given = {name: value for name, value in defaults.items() if value is not None}
             request = given | row
             if options_ or "options" in row:
-                request["options"] = options_ | (row.get("options") or {})
+                own = row.get("options") or {}
+                request["options"] = {**options_, **own} if isinstance(own, dict) else own
             encode_body(to_asking_call(request).json or {})
             requests.append(request)
         except ConfigError as error:

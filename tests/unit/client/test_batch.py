@@ -622,6 +622,7 @@ def test_answers_that_were_cut_are_counted(daemon: FakeDaemon, tmp_path: Path) -
         ('{"prompt": "a"}', [], "line 1: a request has no 'model'"),
         ('{"prompt": "a"}\n[]\nx\n', ["--model", "m"], "line 3: Expecting value"),
         ('{"prompt": "a", "n": 1}', ["--model", "m"], "line 1: unknown field 'n'"),
+        ('{"prompt": "a", "options": [1]}', ["--model", "m"], "line 1: options are of type list"),
         (f'{{"prompt": {"[" * 100_000}', ["--model", "m"], "line 1: maximum recursion depth"),
         ('{"prompt": "a"}\n{"messages": []}', ["--model", "m"], "line 2: 'messages' is empty"),
         ("", ["--model", "m"], "has no questions"),
