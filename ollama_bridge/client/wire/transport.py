@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -50,18 +51,24 @@ class Transport:
         self.address = address
         self._turns = threading.Semaphore(at_once) if at_once is not None else None
         self._timeouts = timeouts
-        self._given = http
+        self._given, self._wire = http, transport
         self._headers = _prepared(address.headers if http is None else http.headers)
+        self._send: Callable[[httpx.Request], httpx.Response]
+        self._connect()
+
+    def _connect(self) -> None:
+        """Begin without connections."""
+        self._process_id = os.getpid()
+        http, address = self._given, self.address
         if http is None and _may_need_proxy(address):
             with reading_environment():
                 http = httpx.Client(
-                    verify=_needs_certificates(address), transport=transport, limits=LIMITS
+                    verify=_needs_certificates(address), transport=self._wire, limits=LIMITS
                 )
-        self._send: Callable[[httpx.Request], httpx.Response]
         if http is None:
             # Cookies, redirects and the like, which no daemon has, cost a tenth of a request.
             with reading_environment():
-                wire = transport or httpx.HTTPTransport(
+                wire = self._wire or httpx.HTTPTransport(
                     verify=_needs_certificates(address), limits=LIMITS
                 )
             self._send, self._close = wire.handle_request, wire.close
@@ -111,6 +118,8 @@ class Transport:
 
     @contextlib.contextmanager
     def _open(self, call: Call, ends_s: float | None) -> Iterator[tuple[httpx.Response, Clock]]:
+        if os.getpid() != self._process_id and self._given is None and self._send is not _refuse:
+            self._connect()  # forked: who uses the same connections gets each other's answers
         clock = Clock(call, self.address, self._timeouts, ends_s)
         try:
             with self._turn(clock):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -486,3 +488,19 @@ def test_no_limit_is_infinite(name: str, limit: Any) -> None:
     """There is no way to ask for a wait without end."""
     with pytest.raises(ConfigError, match=name):
         Timeouts(**{name: limit})
+
+
+def test_a_forked_process_has_connections_of_its_own(fake_daemon: FakeDaemon) -> None:
+    """On one connection two processes would get each other's answers, or half of them."""
+    script = """if True:
+        import os, sys
+        from ollama_bridge.client import Client
+
+        client = Client(sys.argv[1])
+        client.version()
+        if child := os.fork():
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        client.version()
+    """
+    subprocess.run([sys.executable, "-c", script, fake_daemon.host], check=True, timeout=60)
+    assert len(fake_daemon.connections) == 2
