@@ -271,14 +271,10 @@ class Conversation:
         try:
             text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
             write_text_atomic(path, text, private=True)
-        except (OSError, UnicodeEncodeError) as exc:
-            why = (
-                exc.strerror
-                if isinstance(exc, OSError)
-                else "it has half of a surrogate pair, which is not valid text"
-            )
+        except OSError as exc:
             raise ArtifactError(
-                f"{path} cannot be written: {why}", hint=f"mkdir -p {quote(str(path.parent))}"
+                f"{path} cannot be written: {exc.strerror}",
+                hint=f"mkdir -p {quote(str(path.parent))}",
             ) from exc
 
     @classmethod

@@ -133,13 +133,8 @@ def export(client: Client, said: Conversation, path: Path) -> None:
         parts += [f"**You:** {turn.question['content']}\n", f"{turn.answer}\n"]
     try:
         write_text_atomic(path, "\n".join(parts))
-    except (OSError, UnicodeEncodeError) as exc:
-        why = (
-            exc.strerror
-            if isinstance(exc, OSError)
-            else "it has half of a surrogate pair, which is not valid text"
-        )
-        raise ConfigError(f"{path} cannot be written: {why}") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
     say(f"(written: {path})")
 
 
