@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -22,11 +23,17 @@ def reading_environment() -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, OSError) as exc:
+    except ImportError as exc:
         raise _unusable(
             str(exc),
-            hint="unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY, SSL_CERT_FILE); "
-            "for socks5: pip install 'httpx[socks]'",
+            hint="unset ALL_PROXY   (or HTTPS_PROXY, HTTP_PROXY); for socks5: "
+            "pip install 'httpx[socks]'",
+        ) from exc
+    except OSError as exc:
+        name = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+        raise ConfigError(
+            f"the certificates of {name}={os.environ.get(name, '')} cannot be used: {exc}",
+            hint="export SSL_CERT_FILE=/path/to/ca.pem   (or unset it)",
         ) from exc
     except (ValueError, httpx.InvalidURL):
         # Not even as the cause: it names a part of the address, which may be half of a password.
@@ -52,7 +59,4 @@ def proxy_variable(address: Address) -> str | None:
 
 
 def _unusable(reason: str, *, hint: str) -> ConfigError:
-    return ConfigError(
-        f"the proxy or the certificates set in the environment cannot be used: {reason}",
-        hint=hint,
-    )
+    return ConfigError(f"the proxy set in the environment cannot be used: {reason}", hint=hint)

@@ -112,7 +112,7 @@ def test_certificates_that_cannot_be_used(
     Where none are needed it hinders nothing.
     """
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    with pytest.raises(ConfigError, match="certificates set in the environment"):
+    with pytest.raises(ConfigError, match="certificates of SSL_CERT_FILE="):
         check_publication(reference)
     check_publication("localhost:5000/me/m")
 
