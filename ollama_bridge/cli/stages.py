@@ -331,9 +331,14 @@ def _respondent(
     settings: TeacherSection, host: str | None, folders: Sequence[Path], reporter: Reporter
 ) -> Respondent:
     from ollama_bridge.client import Client
+    from ollama_bridge.errors import DaemonUnreachableError
+    from ollama_bridge.packaged_teacher import provide_teacher
     from ollama_bridge.teacher.respondent import find_or_recall
 
     with Client(host) as client:
+        if settings.base_url is None and not settings.hosts:
+            with contextlib.suppress(DaemonUnreachableError):  # what it said before may be enough
+                provide_teacher(settings.model, client, reporter)
         return find_or_recall(settings, client, folders, reporter)
 
 

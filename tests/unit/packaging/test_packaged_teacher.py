@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
+from fakes.command_line import run_in_process
 from fakes.daemon import FakeDaemon
+from fakes.trainable import tiny_corpus
 
 from ollama_bridge import packaged_teacher
 from ollama_bridge.cli.stages import checkpoint_of
@@ -43,6 +46,22 @@ def test_commands_provide_what_they_read(monkeypatch: pytest.MonkeyPatch) -> Non
         found: object = checkpoint_of(reference, "http://127.0.0.1:9", NullReporter())
         assert found == reference
     assert asked == ["ollama:smollm2:135m"]  # a folder needs no daemon
+
+
+@pytest.mark.parametrize(("hosts", "provided"), [([], True), (["http://127.0.0.1:9"], False)])
+def test_answers_provide_who_writes_them(
+    hosts: list[str], provided: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``build`` does; what daemons that are named have is theirs to say."""
+    asked = []
+    monkeypatch.setattr(packaged_teacher, "provide_teacher", lambda *given: asked.append(given[0]))
+    tiny_corpus(tmp_path / "corpus")
+    words = ["answers", "reply", "--corpus", str(tmp_path / "corpus"), "--out", str(tmp_path / "a")]
+    with FakeDaemon(models={}) as daemon:
+        where = ["--host", daemon.host, "--set", f"teacher.hosts={json.dumps(hosts)}"]
+        done = run_in_process(monkeypatch, [*words, *where])
+    assert done.code == 3  # nobody has it
+    assert asked == (["ollama:smollm2:135m"] if provided else [])
 
 
 @pytest.mark.parametrize("has_blob", [False, True])
