@@ -317,7 +317,11 @@ class Recipe(Section):
         teacher = self.teacher
         is_asked = written or teacher.soft_labels == "daemon"
         if is_asked and teacher.base_url is None and not teacher.model.startswith("ollama:"):
-            raise ValueError("teacher.model: a daemon is asked by the model's tag: ollama:tag")
+            is_place = "/" in teacher.model or teacher.model.endswith(".gguf")
+            tag = "ollama:TAG" if is_place else f"ollama:{teacher.model}"
+            raise ValueError(
+                f"teacher.model: {teacher.model!r} is no tag, and a daemon is asked by one: {tag}"
+            )
         if teacher.base_url is not None and self.student.model == "teacher":
             raise ValueError(
                 "student.model: is required, for there are no weights behind teacher.base_url"

@@ -464,7 +464,14 @@ def test_every_problem_of_a_section_is_told_at_once() -> None:
         (["answers=gold", "soft_labels=daemon"], "teacher.score: set it to asked"),
         (["answers=gold", "thinking=keep"], "teacher.answers: set it to daemon"),
         (["answers=daemon"], "teacher.answers: a classify task has gold answers"),
-        (["soft_labels=daemon", "score=asked", "model=./dir"], "teacher.model: a daemon is asked"),
+        (
+            ["soft_labels=daemon", "score=asked", "model=./dir"],
+            "teacher.model: './dir' is no tag, and a daemon is asked by one: ollama:TAG",
+        ),
+        (
+            ["soft_labels=daemon", "score=asked", "model=qwen3:1b"],
+            "teacher.model: 'qwen3:1b' is no tag, and a daemon is asked by one: ollama:qwen3:1b",
+        ),
         (["soft_labels=daemon", "score=asked", "tune.lr=1e-4"], "teacher.soft_labels: the model"),
         (["soft_labels=none"], "distill.kd_weight: set it to 0"),
         (["base_url=http://box/v1"], "teacher.base_url: an API writes answers"),
