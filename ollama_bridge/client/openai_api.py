@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from shlex import quote
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -83,10 +84,12 @@ class OpenAIClient(AsyncClosing):
         if isinstance(error, DaemonUnreachableError):
             error.hint = f"check that a server answers at {self._url}"
         elif isinstance(error, RequestRejectedError):
+            whole = f"write it with its version: {self._url}/v1"
+            models = f"see which models there are: curl {quote(self._url)}/models"
             error.hint = {
                 401: f"set {KEY_VARIABLE}",
                 403: f"set {KEY_VARIABLE} to a key that may use {error.model}",
-                404: f"see which models there are: curl {quote(self._url)}/models",
+                404: models if urlsplit(self._url).path else whole,
             }.get(error.status_code)
 
 

@@ -120,6 +120,13 @@ def test_a_refusal_says_what_to_do(
     assert caught.value.hint is None if hint is None else hint in str(caught.value.hint)
 
 
+def test_an_address_without_its_version_is_told() -> None:
+    """There is no such path, whatever the model."""
+    with pytest.raises(RequestRejectedError) as caught:
+        ask(lambda request: httpx.Response(404, text="404 page"), url="http://127.0.0.1:8000/")
+    assert caught.value.hint == f"write it with its version: {URL}"
+
+
 def test_nobody_there_is_told() -> None:
     """With the address, and no word of a daemon to start."""
 
