@@ -82,6 +82,8 @@ def no_distribution(
             hint = f"see that its server reports logprobs, or {hint}"
     elif settings.score == "generated":
         hint = "have it asked about the answers as well: --set teacher.score=both"
+        if settings.thinking != "keep":
+            hint += "; or where it thinks, learn that too: --set teacher.thinking=keep"
     else:
         hint = "choose a student whose tokenizer cuts text as the teacher's does"
     return DaemonError(

@@ -22,6 +22,9 @@ from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
 from ollama_bridge.teacher.unusable import REFUSED, no_distribution, nothing_usable, set_aside
 
 _TRIAL_REPLIES = 50  # without one answer among them nothing more is asked
+# Nor without a distribution beside so many. A teacher that thinks before one answer does so before
+# the others, and a thought can take minutes.
+_TRIAL_ANSWERS = 8
 
 
 def deciding(settings: TeacherSection, labels: Sequence[str]) -> dict[str, object]:
@@ -116,7 +119,7 @@ class Trial:
         """Judge one more reply; what was refused says nothing of the others.
 
         Raises:
-            DaemonError: nobody can learn from any of so many, or what was likely in them.
+            DaemonError: nobody can learn from any of so many, or what was likely in any answer.
         """
         if self.is_over:
             return
@@ -131,12 +134,13 @@ class Trial:
         self._outcomes[verdict] += 1
         answers = self._outcomes[KEPT] + self._outcomes[WRONG]
         self.is_over = bool(answers) and self._brought
-        if self.is_over or self._outcomes.total() < _TRIAL_REPLIES:
+        seen = self._outcomes.total()
+        if self.is_over or (seen < _TRIAL_REPLIES and answers < _TRIAL_ANSWERS):
             return
         if not answers:
             where = f"among the first {_TRIAL_REPLIES}"
             raise self._writing.nothing_usable(where, self._outcomes)
-        name, replies = self._writing.respondent.name, f"any of the first {_TRIAL_REPLIES} replies"
+        name, replies = self._writing.respondent.name, f"any of the first {seen} replies"
         raise no_distribution(name, replies, self._writing.settings)
 
 

@@ -563,16 +563,18 @@ def test_no_class_is_lost_without_a_word(
 def test_a_teacher_that_brings_no_distribution_is_not_asked_on(
     daemon: FakeDaemon, tmp_path: Path, thinking: list[str]
 ) -> None:
-    """Where they were to come with its answers: of 50 replies it is known, not after all."""
+    """Where they were to come with its answers: of 8 answers it is known, not after all."""
     entry = {"token": "yes", "logprob": -0.5}
     found = [[{**entry, "top_logprobs": [entry]}]] if thinking else None
     daemon.script = lambda asked: Turn(thinking=thinking, pieces=["yes"], logprobs=found)
     corpus = open_corpus(tmp_path / "open", 60)
     soft = SETTINGS.model_copy(update={"soft_labels": "daemon"})
-    with pytest.raises(DaemonError, match="no distribution for any of the first 50 replies"):
+    with pytest.raises(DaemonError, match="no distribution for any of the first 8 replies") as told:
         write(corpus, daemon, tmp_path, settings=soft)
-    assert len(daemon.questions) < 60
-    both = soft.model_copy(update={"score": "both"})  # what the error says
+    advice = re.findall(r"--set teacher.(\S+)", told.value.hint or "")
+    assert advice == ["score=both;", "thinking=keep"]
+    assert len(daemon.questions) < 20
+    both = soft.model_copy(update={"score": "both"})
     assert write(corpus, daemon, tmp_path, settings=both).facts["train"] == 60
 
 
