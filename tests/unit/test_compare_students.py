@@ -15,6 +15,7 @@ from fakes.trainable import SPLITS, commit, corpus_of, sentiment_examples
 from fakes.turn_ends import build_speaker
 
 from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, Manifest
 
 SCRIPT = Path(__file__).parents[2] / "scripts/compare-students"
@@ -53,3 +54,15 @@ def test_where_other_tokens_are_learnt_than_once_nothing_of_then_is_found(
     for made in ("student-validation", ".teacher-logits-validation"):
         settings = Manifest.read(tmp_path / "out/scores" / made).work.settings
         assert settings.get("answers end") == ends
+
+
+def test_no_noise_of_file_types_is_estimated_of_an_arm(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes passes of the model for each type, and no arm becomes a file."""
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(script, "distill", lambda *given, **named: seen.update(named))
+    (arm,) = [arm for arm in script.ARMS if arm.name == "sft"]
+    sources = script.Sources(None, None, None)
+    script.train(load_recipe("reply"), arm, sources, tmp_path, "sft-0", NullReporter())
+    assert seen["noise_types"] == ()
