@@ -73,12 +73,12 @@ def tool(form: ToolForm) -> list[Node]:
     """The body of a template that writes a tool."""
     style, whole = _Style(form.indent, form.level), form.whole
     if not whole:
-        return _function(style, 0)
+        return _function(style, 0, raw=form.raw)
     return [
         Say("{" + style.line(1) + '"type": '),
         _string("$.Type"),
         Say(style.comma(1) + '"function": '),
-        *_function(style, 1),
+        *_function(style, 1, raw=form.raw),
         Say(style.line(0) + "}"),
     ]
 
@@ -136,13 +136,13 @@ class _Style:
         return self.mark + self.line(level)
 
 
-def _function(style: _Style, level: int) -> list[Node]:
-    inner = level + 1
+def _function(style: _Style, level: int, *, raw: bool) -> list[Node]:
+    inner, said = level + 1, "$.Function.Description"
     return [
         Say("{" + style.line(inner) + '"name": '),
         _string("$.Function.Name"),
         Say(style.comma(inner) + '"description": '),
-        _string("$.Function.Description"),
+        *([Say('"'), Show(said), Say('"')] if raw else [_string(said)]),
         Say(style.comma(inner) + '"parameters": '),
         *_parameters(style, inner),
         Say(style.line(level) + "}"),

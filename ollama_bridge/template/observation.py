@@ -41,16 +41,21 @@ class ToolForm:
         whole: With ``type`` around the function.
         indent: Of ``json.dumps``.
         level: 1: it stands in a list that is indented as well.
+        raw: The function's description stands between quotes as it is, nothing of it escaped.
     """
 
     whole: bool
     indent: int | None
     level: int = 0
+    raw: bool = False
 
     def write(self, tool: Mapping[str, Any]) -> str:
         """The text of a tool."""
         value = tool if self.whole else tool["function"]
         text = json.dumps(value, ensure_ascii=False, indent=self.indent)
+        if self.raw:
+            said = tool["function"]["description"]
+            text = text.replace(json.dumps(said, ensure_ascii=False), f'"{said}"', 1)
         return text.replace("\n", "\n" + " " * ((self.indent or 0) * self.level))
 
 
@@ -288,6 +293,8 @@ def find_notation(template: ChatTemplate) -> Notation:
     text = template.render(asked)
     # The whole contains its function, so it is tried first.
     form = next((form for form in TOOL_FORMS if form.write(asked.tools[0]) in text), None)
+    if form is not None and _writes_raw(template, asked, form):
+        form = replace(form, raw=True)
     called = fill("uct", system=False, tools=1, think=None)
     *before, result = called.messages
     call = before[-1].calls[0]
@@ -309,6 +316,14 @@ def find_notation(template: ChatTemplate) -> Notation:
         quoted_results=_QUOTED not in text and json.dumps(_QUOTED) in text,
         arguments=arguments,
     )
+
+
+def _writes_raw(template: ChatTemplate, asked: Conversation, form: ToolForm) -> bool:
+    """Whether the function's description is quoted by hand: Mistral's go through its keys."""
+    function = {**asked.tools[0]["function"], "description": _QUOTED}
+    tool = {**asked.tools[0], "function": function}
+    text = template.render(replace(asked, tools=(tool,)))
+    return form.write(tool) not in text and replace(form, raw=True).write(tool) in text
 
 
 def takes_system(template: ChatTemplate) -> bool:

@@ -127,6 +127,7 @@ def prove(template: ChatTemplate, source: str, format_: Format) -> Proof:
         )
     named += unseparated(template, format_)
     if format_.tools:
+        named += run.name("a tool's description of several lines", _described(ordinary))
         named += json_in_go.LIMITS
         form = format_.notation.tool
         named += json_in_go.LIMITS_OF_INDENTED if form is not None and form.indent else ()
@@ -250,6 +251,14 @@ def _cut(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
         at = 1 if conversation.system else 0
         if len(messages) - at > 1:
             yield replace(conversation, messages=(*messages[:at], *messages[at + 1 :]))
+
+
+def _described(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
+    """With a description such as that of a Python function; not every template escapes it."""
+    for conversation in [conversation for conversation in ordinary if conversation.tools][::40]:
+        first, *others = conversation.tools
+        function = {**first["function"], "description": 'Look it "up".\n\n    Twice: C:\\n'}
+        yield replace(conversation, tools=({**first, "function": function}, *others))
 
 
 def _repeated(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:

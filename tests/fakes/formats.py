@@ -50,7 +50,8 @@ CASES: Mapping[str, Case] = {
     ),
     # a date, trimmed contents, tools in the first user message, results quoted
     "llama3.2": Case("<|begin_of_text|>", "<|eot_id|>", adds_bos=True, tools=True),
-    # tools and system prompt at the last user message, calls with ids, no generation prompt
+    # tools and system prompt at the last user message, tools with their own texts between quotes as
+    # they are, calls with ids, no generation prompt
     "mistral": Case("<s>", "</s>", adds_bos=True, tools=True),
     # no system role, the assistant is called model, contents trimmed
     "gemma2": Case("<bos>", "<end_of_turn>", adds_bos=True),

@@ -280,3 +280,26 @@ def test_arguments_in_another_form_are_not_said_to_be_left_out() -> None:
     found = served(source)
     (said,) = [one for one in found.differences if one.startswith("tools are not offered")]
     assert "has a form of its own for the assistant's arguments" in said
+
+
+@pytest.mark.parametrize(
+    ("said", "differs"),
+    [
+        ("tool.function.description | tojson", False),
+        ("'\"' + tool.function.description + '\"'", False),
+        ("tool.function.description | replace('\\n', ' ') | tojson", True),
+    ],
+    ids=["as JSON", "between quotes", "changed"],
+)
+def test_what_a_tool_is_described_with_may_not_be_escaped(said: str, *, differs: bool) -> None:
+    """Mistral's put it between quotes as it is, where a line end and a quote stay what they are."""
+    found = served(
+        '{% for tool in tools or [] %}{{ \'{"name": "\' + tool.function.name + \'", '
+        f'"description": \' + ({said}) + \', "parameters": \' + '
+        "(tool.function.parameters | tojson) + '}' }}{% endfor %}"
+        "{% for message in messages %}[{{ message.role }}]{{ message.content }}[/]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    assert found.tools
+    named = [one for one in found.differences if one.startswith("a tool's description")]
+    assert bool(named) == differs
