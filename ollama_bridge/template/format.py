@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ollama_bridge.template.decisions import Tree
 from ollama_bridge.template.observation import HoleKind, Notation
 
-Trim = str  # "", "left", "right", "both"
+OF_LINES = " lines"
+Trim = str  # "", "left", "right", "both"; with OF_LINES behind it: line ends alone
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ class Thinking:
         shown: Where it is written.
         by_field: Whether the chat template reads it from a field of its own; else it only cuts
             it out of what was said, and it is written where a message is continued.
+        trim: White space that is cut off it.
     """
 
     opening: str
     closing: str
     shown: Tree[bool]
     by_field: bool = True
+    trim: Trim = ""
 
 
 @dataclass(frozen=True)

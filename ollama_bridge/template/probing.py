@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal
 
-from ollama_bridge.template.conversation import Conversation
-from ollama_bridge.template.decisions import ConflictError, Leaf, Sample, Tree, learn
 from ollama_bridge.template.jinja import OTHER_NAMES_OF_TOOLS, ChatTemplate, RefusedError
-from ollama_bridge.template.observation import Notation, fill, observe
+from ollama_bridge.template.observation import fill
 from ollama_bridge.template.words import cuts_thoughts, names_thinking
 
 # Letters as in `fill`.
@@ -29,7 +27,6 @@ SAID_AND_CALLED_SHAPES = (
 THOUGHT_CALLED_SHAPES = ("ukt", "ukta", "uktr", "uktru", "uktruau", "uruct", "uruktr", "uaukt")
 ALL_SHAPES = (*PLAIN_SHAPES, *THOUGHT_SHAPES, *CALLED_SHAPES, *THOUGHT_CALLED_SHAPES)
 _THINKS: tuple[bool | None, ...] = (None, True, False)
-_SPACE = " \n"
 _ENDS_WITH_TAG = r"<(\w+)>\s*$"
 _MEANS_THINKING = (
     r"think|thought|reason|reflect|analysis|rationale|scratch|deliberat|monologue"
@@ -293,71 +290,6 @@ def _last_tag(
     if not behind or not re.search(rf"<{name}>\s*$", front):
         return name, "nowhere"
     return name, "around" if re.match(rf"\s*</{name}>", behind) else "before"
-
-
-def find_trims(
-    template: ChatTemplate, notation: Notation, *, tools: bool
-) -> tuple[dict[str, Tree[str]], list[str]]:
-    """Where white space around a message is cut off, by role, and what cannot be said of it."""
-    samples: dict[str, list[Sample[str]]] = {}
-    limits = []
-    for conversation in _trim_cases(template, tools=tools):
-        for number, message in enumerate(conversation.messages):
-            if not message.content or (message.role == "tool" and notation.quoted_results):
-                continue
-            if message.content not in template.render(conversation):
-                continue  # left out here
-            kind = _trim_of(template, conversation, number)
-            if kind is None:
-                limits.append(
-                    f"white space around the {message.role}'s message is changed in a way of the "
-                    "chat template's own"
-                )
-                continue
-            facts = observe(template, conversation, notation).facts(number)
-            samples.setdefault(message.role, []).append(Sample(facts, kind, conversation))
-    trims = {}
-    for role, seen in samples.items():
-        try:
-            trims[role] = learn(seen)
-        except ConflictError:
-            trims[role] = Leaf("")
-            limits.append(f"white space around the {role}'s message is cut off at some places only")
-    return trims, list(dict.fromkeys(limits))
-
-
-def _trim_cases(template: ChatTemplate, *, tools: bool) -> Iterator[Conversation]:
-    shapes = ["u", "uau", "uauau", "uauaua", *(["ustau", "usta"] if tools else [])]
-    for shape in shapes:
-        for system in (False, True):
-            conversation = fill(shape, system=system, tools=int("t" in shape), think=None)
-            try:
-                template.render(conversation)
-            except RefusedError:
-                continue
-            yield conversation
-
-
-def _trim_of(template: ChatTemplate, conversation: Conversation, number: int) -> str | None:
-    def render(content: str) -> str:
-        messages = list(conversation.messages)
-        messages[number] = replace(messages[number], content=content)
-        return template.render(replace(conversation, messages=tuple(messages)))
-
-    said = conversation.messages[number].content
-    padded = f"{_SPACE}{said}{_SPACE[::-1]}"
-    got = render(padded)
-    bare = render(said)
-    if got == bare:
-        return "both"
-    for kind, text in (
-        ("", padded),
-        ("left", padded.lstrip()),
-        ("right", padded.rstrip()),
-    ):
-        if got == bare.replace(said, text):
-            return kind
-    return None
 
 
 def _shows_field(template: ChatTemplate) -> bool:

@@ -100,6 +100,7 @@ def prove(template: ChatTemplate, source: str, format_: Format) -> Proof:
             )
     named = [
         *run.name("white space around a message", _padded(ordinary)),
+        *run.name("white space around a thought", _padded_thoughts(ordinary)),
         *run.name("an empty message", _emptied(ordinary)),
     ]
     for literal in template.literals():
@@ -214,6 +215,19 @@ def _changed(ordinary: Iterable[Conversation], contents: Iterable[str]) -> Itera
 
 def _padded(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
     return _changed(ordinary, PADDINGS)
+
+
+def _padded_thoughts(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:
+    """Most of all with a line end behind it: Ollama gives a thought with all before its end."""
+    paddings = "{}\n", *PADDINGS
+    chosen = [conversation for conversation in ordinary if len(conversation.messages) <= 5]
+    for turn, conversation in enumerate(chosen[::7]):
+        padding, messages = paddings[turn % len(paddings)], conversation.messages
+        for number, message in enumerate(messages):
+            if message.thinking:
+                changed = replace(message, thinking=padding.format(message.thinking))
+                padded = (*messages[:number], changed, *messages[number + 1 :])
+                yield replace(conversation, messages=padded)
 
 
 def _emptied(ordinary: Iterable[Conversation]) -> Iterator[Conversation]:

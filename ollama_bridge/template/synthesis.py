@@ -48,11 +48,11 @@ from ollama_bridge.template.probing import (
     THOUGHT_CALLED_SHAPES,
     THOUGHT_SHAPES,
     find_dropped_tags,
-    find_trims,
     shows_thinking,
     states_of_think,
     takes_tools,
 )
+from ollama_bridge.template.trims import find_thought_trim, find_trims
 
 _SHOWN = 60  # characters of a text, around the place where it differs from another
 _ANSWERED = ("user", "assistant")
@@ -306,7 +306,9 @@ class _Synthesis:
             raise inexpressible("it writes thinking in more than one way")
         if not all(text.strip() for text in (*before, *behind)):
             raise inexpressible("it writes thinking without tags around it")
-        return Thinking(before.pop(), behind.pop(), shown)
+        trim, odd = find_thought_trim(self._template, self._evidence.seen)
+        self._limits += odd
+        return Thinking(before.pop(), behind.pop(), shown, trim=trim)
 
     def _find_calls(
         self, opening: Tree[str], thinking: Thinking | None

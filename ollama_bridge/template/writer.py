@@ -7,13 +7,14 @@ space of the format stands before it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ollama_bridge.template import affixes, answers, json_in_go
 from ollama_bridge.template.decisions import Leaf, Tree, leaves, questions, transform
-from ollama_bridge.template.format import Fixed, Format
+from ollama_bridge.template.format import OF_LINES, Fixed, Format, Trim
 from ollama_bridge.template.go_functions import go_quote
 from ollama_bridge.template.nodes import Code, Node, Say, Show
 from ollama_bridge.template.observation import MARK, ToolForm, inexpressible
@@ -90,16 +91,19 @@ class _Writer:
         each = self._format.notation.arguments
         if each is not None and name in (written := each.go()):
             return [Code(f'define "{name}"'), *written[name], Code("end")]
-        bodies: Mapping[str, Callable[[], list[Node]]] = {
+        bodies: dict[str, Callable[[], list[Node]]] = {
             "string": json_in_go.string,
             "value": json_in_go.value,
             "object": json_in_go.object_,
             "property": lambda: json_in_go.property_(form),
             "tool": lambda: json_in_go.tool(form),
-            "trimmed": lambda: _trimmed(left=True, right=True),
-            "left-trimmed": lambda: _trimmed(left=True, right=False),
-            "right-trimmed": lambda: _trimmed(left=False, right=True),
         }
+        for of, spaces in (("", _SPACES), (OF_LINES, ("\n",))):
+            bodies |= {
+                _named(f"both{of}"): functools.partial(_trimmed, spaces, left=True, right=True),
+                _named(f"left{of}"): functools.partial(_trimmed, spaces, left=True, right=False),
+                _named(f"right{of}"): functools.partial(_trimmed, spaces, left=False, right=True),
+            }
         return [Code(f'define "{name}"'), *bodies[name](), Code("end")]
 
     def _use(self, name: str, value: str) -> Node:
@@ -147,7 +151,7 @@ class _Writer:
                 [
                     Code("if $thinking"),
                     Say(thinking.opening),
-                    Show(".Thinking"),
+                    *self._trim(Leaf(thinking.trim), ".Thinking"),
                     Say(thinking.closing),
                     Code("else"),
                     *self._text(format_.said),
@@ -217,7 +221,7 @@ class _Writer:
             )
         if not tree.value:
             return [Show(value)]
-        return [self._use("trimmed" if tree.value == "both" else f"{tree.value}-trimmed", value)]
+        return [self._use(_named(tree.value), value)]
 
     def _when(self, tree: Tree[bool], yes: list[Node], no: list[Node]) -> list[Node]:
         if isinstance(tree, Leaf):
@@ -278,18 +282,25 @@ def _say(text: str) -> list[Node]:
     return [Say(text)] if text else []
 
 
-def _trimmed(*, left: bool, right: bool) -> list[Node]:
+def _named(trim: Trim) -> str:
+    """What the template is called that trims so."""
+    return (
+        trim.removeprefix("both ").replace(" ", "-") + "-trimmed" if trim != "both" else "trimmed"
+    )
+
+
+def _trimmed(groups: Sequence[str], *, left: bool, right: bool) -> list[Node]:
     found: list[Node] = [Code("$text := .")]
     return [
         *found,
-        *(_trim_left() if left else []),
-        *(_trim_right() if right else []),
+        *(_trim_left(groups) if left else []),
+        *(_trim_right(groups) if right else []),
         Show("$text"),
     ]
 
 
-def _trim_left() -> list[Node]:
-    spaces = " ".join(go_quote(space) for group in _SPACES for space in group)
+def _trim_left(groups: Sequence[str]) -> list[Node]:
+    spaces = " ".join(go_quote(space) for group in groups for space in group)
     return [
         Code("range len $text"),
         Code('$first := printf "%.1s" $text'),
@@ -302,9 +313,9 @@ def _trim_left() -> list[Node]:
     ]
 
 
-def _trim_right() -> list[Node]:
+def _trim_right(groups: Sequence[str]) -> list[Node]:
     found = [Code("range len $text"), Code("if not $text"), Code("break")]
-    for size, group in enumerate(_SPACES, start=1):
+    for size, group in enumerate(groups, start=1):
         spaces = " ".join(go_quote(space) for space in group)
         start = f"(len (slice $text {size}))"  # Go templates cannot subtract
         end = f"eq (slice $text {start}) {spaces}"

@@ -19,7 +19,7 @@ from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.storage.artifacts import Checkpoint, Work
 from ollama_bridge.storage.drafts import open_draft
-from ollama_bridge.template.conversation import Conversation, Message
+from ollama_bridge.template.conversation import Call, Conversation, Message
 from ollama_bridge.template.generation import PADDINGS, fixed, random_ones
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.proof import domain_of
@@ -54,6 +54,11 @@ def test_the_daemon_renders_what_the_evaluator_renders(
         Conversation((Message("user", padding.format("padded")),), think=domain.thinks[0])
         for padding in PADDINGS
     ]
+    if domain.thinking:
+        call = Call("look", {"at": "it"}, "abcdefghi")
+        thinks = Message("assistant", "", thinking="Hm,\n hm.\n", calls=(call,))
+        result = Message("tool", "So.", name=call.name, call_id=call.id)
+        cases.append(Conversation((Message("user", "Hi"), thinks, result), think=True))
     for conversation in cases:
         messages = [message.to_ollama() for message in conversation.messages]
         served = client.render(tag, messages, think=conversation.think, tools=conversation.tools)
