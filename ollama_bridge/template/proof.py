@@ -18,7 +18,7 @@ from ollama_bridge.template.format import Format
 from ollama_bridge.template.generation import PADDINGS, Domain, fixed, random_ones
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.observation import inexpressible, takes_system
+from ollama_bridge.template.observation import inexpressible, probe_tool, takes_system
 from ollama_bridge.template.probing import depends_on_think, keeps_thoughts
 from ollama_bridge.template.shrinking import shrink
 
@@ -106,8 +106,11 @@ def prove(template: ChatTemplate, source: str, format_: Format) -> Proof:
     for literal in template.literals():
         named += run.name(f"a message with {literal!r} in it", _with(ordinary, literal))
     named += run.name("a message that is said twice", _repeated(ordinary))
+    offers = ((), (probe_tool(0),)) if format_.tools else ((),)
     for what, conversation in _MERGED.items():
-        named += run.name(what, [replace(conversation, think=domain.thinks[0])])
+        states = [(tools, think) for tools in offers for think in domain.thinks]
+        asked = [replace(conversation, tools=tools, think=think) for tools, think in states]
+        named += run.name(what, asked)
     named += run.name("calls or thinking of a second answer in a row", _second_answers(domain))
     named += run.name(
         "a conversation that begins with an answer, as one does that Ollama cuts", _cut(ordinary)

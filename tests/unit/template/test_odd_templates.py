@@ -303,3 +303,17 @@ def test_what_a_tool_is_described_with_may_not_be_escaped(said: str, *, differs:
     assert found.tools
     named = [one for one in found.differences if one.startswith("a tool's description")]
     assert bool(named) == differs
+
+
+def test_an_empty_system_message_has_a_name_where_only_tools_show_it() -> None:
+    """Llama's default is there with tools alone."""
+    found = served(
+        "{% set given = messages[0].content if messages[0].role == 'system' else none %}"
+        "{% if tools %}<sys>{{ 'Use tools.' if given is none else given }}{{ tools | tojson }}\n"
+        "{% elif given %}<sys>{{ given }}\n{% endif %}"
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert found.tools
+    (said,) = [one for one in found.differences if one.startswith("an empty system message")]
+    assert "Use tools." in said
