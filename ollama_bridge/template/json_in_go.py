@@ -1,4 +1,4 @@
-"""Go template code that writes tools and arguments as ``json.dumps`` does.
+"""Go template code that writes tools and arguments as ``json.dumps`` does, or as Python prints.
 
 Go's own ``json`` writes no space behind ``:`` and ``,`` and escapes ``<``, ``>`` and ``&``. So
 texts are written character by character here, and objects by templates that call each other.
@@ -48,36 +48,75 @@ def string() -> list[Node]:
     return [*found, Code("$text = slice $text (len $first)"), Code("end"), Say('"')]
 
 
-def value() -> list[Node]:
-    """The body of a template that writes any JSON value."""
-    return [
-        Code('$type := printf "%T" .'),
-        Code('if eq $type "string"'),
-        _string("."),
-        Code('else if eq $type "map[string]interface {}"'),
-        Show('template "object" .'),
-        Code('else if eq $type "[]interface {}"'),
-        *_list(_Style(None), 0, ".", Show('template "value" $item')),
-        Code("else"),
-        Show("json ."),
+def printed_string() -> list[Node]:
+    """The body of a template that writes a text as Python's ``repr`` does."""
+    step = [
+        Code('$first := printf "%.1s" $text'),
+        Code("if not $first"),
+        Code("break"),
         Code("end"),
+    ]
+    found: list[Node] = [Code("$text := ."), Code('$quote := "\'"'), Code("range len $text"), *step]
+    found += [Code('if eq $first "\\""'), Code('$quote = "\'"'), Code("break")]
+    found += [Code('else if eq $first "\'"'), Code('$quote = "\\""'), Code("end")]
+    found += [Code("$text = slice $text (len $first)"), Code("end")]
+    found += [Code("$text = ."), Show("$quote"), Code("range len $text"), *step]
+    found += [Code('$quoted := printf "%q" $first')]
+    found += [Code("if eq $first $quote"), Say("\\"), Show("$first")]
+    for character in ("\\", "\n", "\r", "\t"):
+        found += [Code(f'else if eq $first "{_GO_ESCAPES[character]}"'), Say(_ESCAPES[character])]
+    found += [Code('else if or (lt $first " ") (eq $first "\\x7f")'), Say("\\x")]
+    found += [Show('printf "%x" $first')]
+    found += [Code('else if or (eq $first "\\"") (eq $quoted (printf "\\"%s\\"" $first))')]
+    found += [Show("$first")]
+    found += [Code('else if eq (slice $quoted 0 5) "\\"\\\\u00"'), Say("\\x")]
+    found += [
+        Show("slice $quoted 5 7"),
+        Code("else"),
+        Show("slice $quoted 1 (len (slice $quoted 1))"),
+    ]
+    return [
+        *found,
+        Code("end"),
+        Code("$text = slice $text (len $first)"),
+        Code("end"),
+        Show("$quote"),
     ]
 
 
-def object_() -> list[Node]:
+def value(*, printed: bool = False) -> list[Node]:
+    """The body of a template that writes any JSON value."""
+    style = _Style(None, printed=printed)
+    found: list[Node] = [
+        Code('$type := printf "%T" .'),
+        Code('if eq $type "string"'),
+        style.string("."),
+        Code('else if eq $type "map[string]interface {}"'),
+        Show(f'template "{style.named("object")}" .'),
+        Code('else if eq $type "[]interface {}"'),
+        *_list(style, 0, ".", style.value("$item")),
+    ]
+    if printed:
+        found += [Code('else if eq $type "bool"'), Code("if ."), Say("True"), Code("else")]
+        found += [Say("False"), Code("end"), Code('else if eq $type "<nil>"'), Say("None")]
+    return [*found, Code("else"), Show("json ."), Code("end")]
+
+
+def object_(*, printed: bool = False) -> list[Node]:
     """The body of a template that writes a mapping; arguments of a call are one."""
-    return _mapping(_Style(None), 0, ".", [Show('template "value" $value')])
+    style = _Style(None, printed=printed)
+    return _mapping(style, 0, ".", [style.value("$value")])
 
 
 def tool(form: ToolForm) -> list[Node]:
     """The body of a template that writes a tool."""
-    style, whole = _Style(form.indent, form.level), form.whole
+    style, whole = _Style(form.indent, form.level, printed=form.printed), form.whole
     if not whole:
         return _function(style, 0, raw=form.raw)
     return [
-        Say("{" + style.line(1) + '"type": '),
-        _string("$.Type"),
-        Say(style.comma(1) + '"function": '),
+        Say("{" + style.line(1) + style.key("type")),
+        style.string("$.Type"),
+        Say(style.comma(1) + style.key("function")),
         *_function(style, 1, raw=form.raw),
         Say(style.line(0) + "}"),
     ]
@@ -86,22 +125,22 @@ def tool(form: ToolForm) -> list[Node]:
 def property_(form: ToolForm) -> list[Node]:
     """The body of a template that writes a tool's property; what an indented one nests is Go's."""
     indent, level = form.indent, 4 if form.whole else 3
-    style, inner = _Style(indent, form.level), level + 1
+    style, inner = _Style(indent, form.level, printed=form.printed), level + 1
     nested: Mapping[str, list[Node]]
     if indent is None:
         deeper = _mapping(style, inner, ".Properties.ToMap", [Show('template "property" $value')])
         nested = {
             "AnyOf": _list(style, inner, ".AnyOf", Show('template "property" $item')),
-            "Items": [Show('template "value" .Items')],
+            "Items": [style.value(".Items")],
             "Properties": deeper,
         }
     else:
         nested = {key: [Show(f"json .{key}")] for key in ("AnyOf", "Items", "Properties")}
     types = [
         Code("if eq (len .Type) 1"),
-        _string("(index .Type 0)"),
+        style.string("(index .Type 0)"),
         Code("else"),
-        *_list(style, inner, ".Type", _string("$item")),
+        *_list(style, inner, ".Type", style.string("$item")),
         Code("end"),
     ]
     found: list[Node] = [Say("{"), Code('$comma := ""')]
@@ -109,27 +148,44 @@ def property_(form: ToolForm) -> list[Node]:
         ("AnyOf", "anyOf", nested["AnyOf"]),
         ("Type", "type", types),
         ("Items", "items", nested["Items"]),
-        ("Description", "description", [_string(".Description")]),
-        ("Enum", "enum", _list(style, inner, ".Enum", Show('template "value" $item'))),
+        ("Description", "description", [style.string(".Description")]),
+        ("Enum", "enum", _list(style, inner, ".Enum", style.value("$item"))),
         ("Properties", "properties", nested["Properties"]),
-        ("Required", "required", _list(style, inner, ".Required", _string("$item"))),
+        ("Required", "required", _list(style, inner, ".Required", style.string("$item"))),
     ):
-        found += [Code(f"if .{field}"), Show("$comma"), Say(style.line(inner) + f'"{key}": ')]
+        found += [Code(f"if .{field}"), Show("$comma"), Say(style.line(inner) + style.key(key))]
         found += [*written, Code(f'$comma = "{style.mark}"'), Code("end")]
     return [*found, *_space(style.line(level)), Say("}")]
 
 
 class _Style:
-    """Where ``json.dumps`` breaks lines."""
+    """Where ``json.dumps`` breaks lines, and what texts look like."""
 
-    def __init__(self, indent: int | None, base: int = 0) -> None:
+    def __init__(self, indent: int | None, base: int = 0, *, printed: bool = False) -> None:
         self._indent = indent
         self._base = base
+        self._printed = printed
         self.mark = ", " if indent is None else ","
 
     def line(self, level: int) -> str:
         """What stands behind an opening and before a closing bracket."""
         return "" if self._indent is None else "\n" + " " * (self._indent * (self._base + level))
+
+    def named(self, body: str) -> str:
+        """What the template is called that writes something in this style."""
+        return f"printed-{body}" if self._printed else body
+
+    def string(self, of: str) -> Node:
+        """A text."""
+        return Show(f'template "{self.named("string")}" {of}')
+
+    def value(self, of: str) -> Node:
+        """Any value."""
+        return Show(f'template "{self.named("value")}" {of}')
+
+    def key(self, name: str) -> str:
+        """The key of a mapping."""
+        return f"'{name}': " if self._printed else f'"{name}": '
 
     def comma(self, level: int) -> str:
         """What stands between two items."""
@@ -139,11 +195,11 @@ class _Style:
 def _function(style: _Style, level: int, *, raw: bool) -> list[Node]:
     inner, said = level + 1, "$.Function.Description"
     return [
-        Say("{" + style.line(inner) + '"name": '),
-        _string("$.Function.Name"),
-        Say(style.comma(inner) + '"description": '),
-        *([Say('"'), Show(said), Say('"')] if raw else [_string(said)]),
-        Say(style.comma(inner) + '"parameters": '),
+        Say("{" + style.line(inner) + style.key("name")),
+        style.string("$.Function.Name"),
+        Say(style.comma(inner) + style.key("description")),
+        *([Say('"'), Show(said), Say('"')] if raw else [style.string(said)]),
+        Say(style.comma(inner) + style.key("parameters")),
         *_parameters(style, inner),
         Say(style.line(level) + "}"),
     ]
@@ -152,13 +208,13 @@ def _function(style: _Style, level: int, *, raw: bool) -> list[Node]:
 def _parameters(style: _Style, level: int) -> list[Node]:
     inner, of = level + 1, "$.Function.Parameters"
     return [
-        Say("{" + style.line(inner) + '"type": '),
-        _string(f"{of}.Type"),
-        Say(style.comma(inner) + '"properties": '),
+        Say("{" + style.line(inner) + style.key("type")),
+        style.string(f"{of}.Type"),
+        Say(style.comma(inner) + style.key("properties")),
         *_mapping(style, inner, f"{of}.Properties", [Show('template "property" $value')]),
         Code(f"if {of}.Required"),
-        Say(style.comma(inner) + '"required": '),
-        *_list(style, inner, f"{of}.Required", _string("$item")),
+        Say(style.comma(inner) + style.key("required")),
+        *_list(style, inner, f"{of}.Required", style.string("$item")),
         Code("end"),
         Say(style.line(level) + "}"),
     ]
@@ -167,7 +223,7 @@ def _parameters(style: _Style, level: int) -> list[Node]:
 def _mapping(style: _Style, level: int, of: str, written: Sequence[Node]) -> list[Node]:
     inner = level + 1
     found: list[Node] = [Say("{"), Code('$mark := ""'), Code(f"range $key, $value := {of}")]
-    found += [Show("$mark"), *_space(style.line(inner)), _string("$key"), Say(": "), *written]
+    found += [Show("$mark"), *_space(style.line(inner)), style.string("$key"), Say(": "), *written]
     found += [Code(f'$mark = "{style.mark}"'), Code("end")]
     if style.line(level):
         found += [Code("if $mark"), *_space(style.line(level)), Code("end")]
@@ -188,10 +244,6 @@ def _list(style: _Style, level: int, of: str, written: Node) -> list[Node]:
         *_space(style.line(level)),
         Say("]"),
     ]
-
-
-def _string(name: str) -> Node:
-    return Show(f'template "string" {name}')
 
 
 def _space(text: str) -> list[Node]:

@@ -35,23 +35,27 @@ def inexpressible(reason: str) -> TemplateError:
 
 @dataclass(frozen=True)
 class ToolForm:
-    """How a template writes one tool, as ``json.dumps`` does.
+    """How a template writes one tool: as ``json.dumps`` does, or as Python prints it.
 
     Attributes:
         whole: With ``type`` around the function.
         indent: Of ``json.dumps``.
         level: 1: it stands in a list that is indented as well.
         raw: The function's description stands between quotes as it is, nothing of it escaped.
+        printed: As Python prints it.
     """
 
     whole: bool
     indent: int | None
     level: int = 0
     raw: bool = False
+    printed: bool = False
 
     def write(self, tool: Mapping[str, Any]) -> str:
         """The text of a tool."""
         value = tool if self.whole else tool["function"]
+        if self.printed:
+            return str(value)
         text = json.dumps(value, ensure_ascii=False, indent=self.indent)
         if self.raw:
             said = tool["function"]["description"]
@@ -59,10 +63,13 @@ class ToolForm:
         return text.replace("\n", "\n" + " " * ((self.indent or 0) * self.level))
 
 
-TOOL_FORMS = tuple(
-    ToolForm(whole, indent, level)
-    for whole in (True, False)
-    for indent, level in ((None, 0), (4, 0), (2, 0), (4, 1), (2, 1))
+TOOL_FORMS = (
+    *(
+        ToolForm(whole, indent, level)
+        for whole in (True, False)
+        for indent, level in ((None, 0), (4, 0), (2, 0), (4, 1), (2, 1))
+    ),
+    *(ToolForm(whole, None, printed=True) for whole in (True, False)),
 )
 
 

@@ -10,7 +10,9 @@ from ollama_bridge.template.observation import fill, takes_system
 
 
 def describe_tools(template: ChatTemplate) -> str:
-    """Why its tools cannot be said in Go, where they are not written as ``json.dumps`` does.
+    """Why its tools cannot be said in Go.
+
+    They are written neither as ``json.dumps`` does nor as Python prints them.
 
     Raises:
         RefusedError: the template raises where there are tools.
@@ -26,8 +28,8 @@ def describe_tools(template: ChatTemplate) -> str:
         return "it writes tools as JSON with other spaces, or keys in another order"
     if any(function["name"] in one.values() for one in objects):
         return "it writes tools as JSON with keys of its own"
-    if any(repr(one) in text for one in (tool, function, parameters)):
-        return "it writes tools as Python prints them, not as JSON"
+    if repr(parameters) in text:
+        return "it writes each part of a tool by itself, the parameters as Python prints them"
     if parameters in objects:
         return "it writes each part of a tool by itself, the parameters alone as JSON"
     return "it writes tools in a form of its own, not as JSON"

@@ -95,6 +95,9 @@ class _Writer:
             "string": json_in_go.string,
             "value": json_in_go.value,
             "object": json_in_go.object_,
+            "printed-string": json_in_go.printed_string,
+            "printed-value": lambda: json_in_go.value(printed=True),
+            "printed-object": lambda: json_in_go.object_(printed=True),
             "property": lambda: json_in_go.property_(form),
             "tool": lambda: json_in_go.tool(form),
         }

@@ -38,9 +38,9 @@ CASES: Mapping[str, Case] = {
     "qwen2.5": Case(tools=True),
     # thinking kept behind the last user message only, switched off by a pre-filled block
     "qwen3": Case(tools=True, thinking=True),
-    # a system turn with a date and the state of thinking, always; tools as Python prints them,
-    # which Go cannot; calls are not written
-    "smollm3": Case(thinking=True),
+    # a system turn with a date and the state of thinking, always; tools as Python prints them, no
+    # calls
+    "smollm3": Case(tools=True, thinking=True),
     # thinking cut out of past answers, and opened by the prompt
     "deepseek-r1": Case(
         bos="<\uff5cbegin\u2581of\u2581sentence\uff5c>",

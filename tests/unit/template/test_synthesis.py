@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.authority import Served, decide, lost_by
 from ollama_bridge.template.comment import with_comment, without_comment
-from ollama_bridge.template.conversation import Conversation
+from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.generation import Domain, random_ones
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.observation import fill
+from ollama_bridge.template.observation import fill, probe_tool
 from ollama_bridge.template.proof import domain_of, prove
 from ollama_bridge.template.shrinking import is_request, shrink
 from ollama_bridge.template.synthesis import synthesise
@@ -231,32 +231,42 @@ def test_what_fails_with_either_loses_both_with_a_reason_each() -> None:
     assert [said.split(" not ")[0] for said in lost] == ["tools are", "thinking is"]
 
 
-@pytest.mark.parametrize(
-    ("renamed", "reason"),
-    [
-        ({}, "it writes tools as Python prints them, not as JSON"),
-        ({"tools": "xml_tools"}, "the chat template takes them as xml_tools, Ollama gives tools"),
-    ],
-    ids=["as Python prints them", "by another name"],
-)
-def test_tools_that_are_lost_have_a_name(renamed: dict[str, str], reason: str) -> None:
-    """SmolLM3's: in one revision no `tools` is read, in others they are printed by Python."""
-    source = source_of("smollm3")
-    for name, other in renamed.items():
-        source = source.replace(f"if {name} ", f"if {other} ").replace(
-            f"in {name} ", f"in {other} "
-        )
-    found = served(source)
+def test_tools_by_another_name_have_a_name() -> None:
+    """SmolLM3's: in one revision no `tools` is read."""
+    source = source_of("smollm3").replace("if tools ", "if xml_tools ")
+    found = served(source.replace("in tools ", "in xml_tools "))
     assert (found.authority, found.tools, found.thinking) == ("template", False, True)
-    lost = [said for said in found.differences if said.startswith("tools are not offered")]
-    assert lost == [f"tools are not offered: {reason}"]
+    (lost,) = [said for said in found.differences if said.startswith("tools are not offered")]
+    assert lost.endswith("the chat template takes them as xml_tools, Ollama gives tools")
+
+
+@pytest.mark.parametrize("written", ["tool", "tool.function", "tool | string"])
+def test_tools_may_be_printed_by_python(written: str) -> None:
+    """With its quotes, its escapes and its True, whole or as a list of functions."""
+    template = ChatTemplate(
+        f"{{% for tool in tools or [] %}}[{{{{ {written} }}}}]{{% endfor %}}\n"
+        "{% for message in messages %}[{{ message.role }}]{{ message.content }}[/]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+        special=BOS,
+        adds_bos=False,
+    )
+    found = decide(template)
+    assert found.tools
+    assert found.go is not None
+    tool = probe_tool(0)
+    city = {"type": "string", "description": 'It\'s a "name".\n\t\u00a0é', "enum": ["a'b", None]}
+    tool["function"]["parameters"]["properties"] = {"city": city}
+    asked = Conversation((Message("user", "Hi"),), tools=(tool,))
+    assert GoTemplate(found.go).render(asked) == template.render(asked)
 
 
 @pytest.mark.parametrize(
     ("tool", "reason"),
     [
-        ("{{ tool | string }}", "as Python prints them, not as JSON"),
-        ("{{ tool.function }}", "as Python prints them, not as JSON"),
+        (
+            "{{ tool.function.name }}: {{ tool.function.parameters }}",
+            "each part of a tool by itself, the parameters as Python prints them",
+        ),
         ("{{ tool | tojson(separators=(',', ':')) }}", "as JSON with other spaces, or keys in an"),
         ('{"arguments": {}, "name": {{ tool.function.name | tojson }}}', "as JSON with keys of "),
         (
@@ -328,8 +338,7 @@ def test_thinking_that_ollama_would_not_find_has_a_name() -> None:
 def test_calls_that_ollama_would_not_find_have_a_name() -> None:
     """A chat template that offers tools need not say how they are called."""
     said = "only where the answer begins with its JSON"
-    written = source_of("smollm3").replace("tool | string", "tool | tojson")
-    assert any(said in difference for difference in served(written).differences)
+    assert any(said in difference for difference in decide(chat_template("smollm3")).differences)
     assert not any(
         said in difference for difference in decide(chat_template("qwen2.5")).differences
     )
