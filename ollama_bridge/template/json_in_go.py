@@ -15,7 +15,10 @@ LIMITS = (
     "a tool's definition has its keys in Ollama's order, without those that Ollama does not know; "
     "properties and arguments come by name; numbers are written as Go writes them, 1.0 as 1",
 )
-LIMITS_OF_INDENTED = ("what is nested deeper than a tool's property is written without spaces",)
+LIMITS_OF_INDENTED = (
+    "what stands in more than eight brackets of a tool's property is written without spaces",
+)
+_NESTED = 8  # levels below a tool's property that are written in lines
 _AT_ONCE = 8  # more is faster where nothing is escaped, and slower where much is
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _ESCAPES |= {"\b": "\\b", "\f": "\\f"}
@@ -122,20 +125,49 @@ def tool(form: ToolForm) -> list[Node]:
     ]
 
 
-def property_(form: ToolForm) -> list[Node]:
-    """The body of a template that writes a tool's property; what an indented one nests is Go's."""
-    indent, level = form.indent, 4 if form.whole else 3
+def value_at(form: ToolForm, level: int) -> list[Node]:
+    """The body of a template that writes a value inside an indented tool's property.
+
+    Go's templates take one value and cannot count: each level has a template of its own.
+    """
+    if level > _level_of(form) + _NESTED:
+        return [Show("json .")]
+    style, deeper = _Style(form.indent, form.level), f"value-at-{level + 1}"
+    return [
+        Code('$type := printf "%T" .'),
+        Code('if eq $type "string"'),
+        style.string("."),
+        Code('else if eq $type "map[string]interface {}"'),
+        *_mapping(style, level, ".", [Show(f'template "{deeper}" $value')]),
+        Code('else if and (eq $type "[]interface {}") .'),
+        *_list(style, level, ".", Show(f'template "{deeper}" $item')),
+        Code("else"),
+        Show("json ."),
+        Code("end"),
+    ]
+
+
+def property_(form: ToolForm, level: int | None = None) -> list[Node]:
+    """The body of a template that writes a tool's property.
+
+    Args:
+        form: How the tool is written.
+        level: Where it stands, if that is in another property of an indented tool.
+    """
+    indent, level = form.indent, _level_of(form) if level is None else level
     style, inner = _Style(indent, form.level, printed=form.printed), level + 1
-    nested: Mapping[str, list[Node]]
-    if indent is None:
-        deeper = _mapping(style, inner, ".Properties.ToMap", [Show('template "property" $value')])
-        nested = {
-            "AnyOf": _list(style, inner, ".AnyOf", Show('template "property" $item')),
-            "Items": [style.value(".Items")],
-            "Properties": deeper,
-        }
-    else:
-        nested = {key: [Show(f"json .{key}")] for key in ("AnyOf", "Items", "Properties")}
+    within = "property" if indent is None else f"property-at-{level + 2}"
+    nested: Mapping[str, list[Node]] = {
+        "AnyOf": _list(style, inner, ".AnyOf", Show(f'template "{within}" $item')),
+        "Items": [style.value(".Items")],
+        "Properties": _mapping(
+            style, inner, ".Properties.ToMap", [Show(f'template "{within}" $value')]
+        ),
+    }
+    if indent is not None:
+        nested = {**nested, "Items": [Show(f'template "value-at-{inner}" .Items')]}
+    if indent is not None and inner >= _level_of(form) + _NESTED:
+        nested = {key: [Show(f"json .{key}")] for key in nested}
     types = [
         Code("if eq (len .Type) 1"),
         style.string("(index .Type 0)"),
@@ -156,6 +188,11 @@ def property_(form: ToolForm) -> list[Node]:
         found += [Code(f"if .{field}"), Show("$comma"), Say(style.line(inner) + style.key(key))]
         found += [*written, Code(f'$comma = "{style.mark}"'), Code("end")]
     return [*found, *_space(style.line(level)), Say("}")]
+
+
+def _level_of(form: ToolForm) -> int:
+    """Of the properties of a tool."""
+    return 4 if form.whole else 3
 
 
 class _Style:

@@ -91,6 +91,11 @@ class _Writer:
         each = self._format.notation.arguments
         if each is not None and name in (written := each.go()):
             return [Code(f'define "{name}"'), *written[name], Code("end")]
+        inner, _, level = name.partition("-at-")
+        if level and inner == "value":
+            return [Code(f'define "{name}"'), *json_in_go.value_at(form, int(level)), Code("end")]
+        if level:
+            return [Code(f'define "{name}"'), *json_in_go.property_(form, int(level)), Code("end")]
         bodies: dict[str, Callable[[], list[Node]]] = {
             "string": json_in_go.string,
             "value": json_in_go.value,

@@ -22,6 +22,7 @@ from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.template.conversation import Call, Conversation, Message
 from ollama_bridge.template.generation import PADDINGS, fixed, random_ones
 from ollama_bridge.template.go_run import GoTemplate
+from ollama_bridge.template.observation import probe_tool
 from ollama_bridge.template.proof import domain_of
 from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write
@@ -54,6 +55,13 @@ def test_the_daemon_renders_what_the_evaluator_renders(
         Conversation((Message("user", padding.format("padded")),), think=domain.thinks[0])
         for padding in PADDINGS
     ]
+    if domain.tools:
+        nested = probe_tool(0)
+        nested["function"]["parameters"]["properties"] = {
+            "ends": {"type": "array", "items": {"items": {"type": "number"}, "type": "array"}},
+            "where": {"type": "object", "properties": {"x": {"anyOf": [{"type": "string"}]}}},
+        }
+        cases.append(Conversation((Message("user", "Hi"),), (nested,), think=domain.thinks[0]))
     if domain.thinking:
         call = Call("look", {"at": "it"}, "abcdefghi")
         thinks = Message("assistant", "", thinking="Hm,\n hm.\n", calls=(call,))
