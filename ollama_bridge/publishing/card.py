@@ -188,7 +188,9 @@ def _inputs_text(made: Made, provenance: Provenance) -> str:
 
 
 def _settings_text(made: Made) -> str:
-    settings = made.manifest.work.settings
+    settings = dict(made.manifest.work.settings)
+    if "epochs" in made.manifest.facts:  # more than were asked for, of a small file
+        settings["epochs"] = made.manifest.facts["epochs"]
     told = [f"{name} {_setting(settings[name])}" for name in _TOLD_SETTINGS if settings.get(name)]
     if made.manifest.facts.get("teacher"):
         teacher = portable(made.manifest.facts["teacher"], key="teacher")

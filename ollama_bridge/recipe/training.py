@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -44,6 +45,12 @@ class OptimizerSection(Section):
     """How weights are trained; shared by fine-tuning and distillation."""
 
     epochs: float = Field(default=1.0, gt=0, description="Passes over the training split.")
+    min_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Optimizer steps at the least: of a small file `epochs` are as many whole "
+        "passes as make them, unless max_examples chose so few. null: `epochs` alone.",
+    )
     batch_tokens: int = Field(
         default=1024, ge=64, description="Padded tokens per batch (batches are sorted by length)."
     )
@@ -91,6 +98,17 @@ class OptimizerSection(Section):
         default=512, ge=16, description="Limit in tokens; longer examples are left out."
     )
     seed: Seed = 0
+
+    def passes(self, batches: int) -> float:
+        """Epochs in effect over a training split of so many batches."""
+        return self._lengthened(batches)
+
+    def _lengthened(self, batches: int, *, before: float = 0.0) -> float:
+        """``epochs``, or more where with those before them they are below ``min_steps``."""
+        least = self.min_steps or 0
+        if round((before + self.epochs) * batches) >= least:
+            return self.epochs
+        return max(self.epochs, math.ceil(least / batches) - before)
 
 
 class LoraSection(Section):
@@ -287,6 +305,10 @@ class DistillSection(OptimizerSection):
         if self.on_policy is None:
             idle |= {"on_policy"}
         return idle
+
+    def passes(self, batches: int) -> float:
+        """Those that follow the transfer of hidden states, whose steps count as well."""
+        return self._lengthened(batches, before=self.hidden_epochs)
 
     @property
     def reads_distributions(self) -> bool:

@@ -344,7 +344,13 @@ class _Run:
         store = self.stores.get("train")
         read = None if store is None else store.read
         answers = Phase(
-            "answers", settings.epochs, settings.lr, objectives.answers, read, on_policy
+            "answers",
+            self.material.epochs,
+            settings.lr,
+            objectives.answers,
+            read,
+            on_policy,
+            asked_epochs=settings.epochs,
         )
         if objectives.transfer is None:
             return [answers]

@@ -224,7 +224,15 @@ class _Run:
         with self._fewer_casts(model), one_function_each(model):
             return train(
                 model,
-                [Phase("answers", settings.epochs, settings.lr, Objective(model))],
+                [
+                    Phase(
+                        "answers",
+                        self.material.epochs,
+                        settings.lr,
+                        Objective(model),
+                        asked_epochs=settings.epochs,
+                    )
+                ],
                 self.material.training,
                 settings,
                 stage=STAGE,

@@ -220,7 +220,8 @@ class _Run:
             rollout_steps = on_policy.steps(steps)
         is_last = number + 1 == len(self.phases)
         stopping = self.early if is_last else None
-        every = stopping.interval(len(batches)) if stopping else len(batches)
+        epoch_steps = phase.epoch_steps(batches)
+        every = stopping.interval(epoch_steps) if stopping else epoch_steps
         order: list[tuple[int, ...]] = []
         is_new = position.step < steps
 
@@ -246,7 +247,7 @@ class _Run:
             position.step += 1
             meter.step(step, source.tokens(members), {**losses, "lr": lr}, seconds=seconds)
 
-            ended = position.step == steps or position.step % len(batches) == 0
+            ended = position.step == steps or position.step % epoch_steps == 0
             evaluated = self.validate is not None and (ended or position.step % every == 0)
             if ended or evaluated or position.step % max(1, steps // _CURVE_POINTS) == 0:
                 entry: dict[str, Any] = {"phase": phase.name, "step": position.step, **losses}

@@ -37,7 +37,7 @@ _NOT_IN_KEY = frozenset(
 )
 # Off unless a recipe sets them; left out of the key then, so that work done before they existed is
 # found again.
-_OFF_BY_DEFAULT = ("early_stopping",)
+_OFF_BY_DEFAULT = ("early_stopping", "min_steps")
 # Of fewer steps a student has hardly begun to learn (training/LOG.md).
 _FEW_STEPS = 100
 # By stage, where they are not called alike: whose limits a note names.
@@ -53,13 +53,15 @@ class Material:
         training: Batches of the training split.
         validation: Batches of the validation split.
         facts: Counts for the manifest.
+        epochs: Passes over the training split: the recipe's, or more (``min_steps``).
         vocabulary: What the tokens were called before they became fewer; None: all are there.
     """
 
     tokenizer: Tokenizer
     training: Batches
     validation: Batches
-    facts: Mapping[str, int]
+    facts: Mapping[str, float]
+    epochs: float
     vocabulary: Vocabulary | None = None
 
 
@@ -93,7 +95,7 @@ def load_material(
         corpus: Training and validation split are read.
         settings: Limits of lengths and batches; the seed of the choice below.
         stage: For events.
-        reporter: Is told what is left out.
+        reporter: Is told what is left out, and how often a small file is repeated.
         max_examples: Choose at most this many training examples, by the seed.
         vocabulary: Trimmed from the checkpoint's; None: all of it.
 
@@ -104,7 +106,7 @@ def load_material(
     """
     tokenizer = load_tokenizer(folder) if vocabulary is None else vocabulary.tokenizer
     splits: dict[str, EncodedSplit] = {}
-    facts: dict[str, int] = {}
+    facts: dict[str, float] = {}
     section = _SECTIONS.get(stage, stage)
     room = read_config(folder).get("max_position_embeddings") or sys.maxsize
     for name in ("train", "validation"):
@@ -138,9 +140,13 @@ def load_material(
         )
         for name, split in splits.items()
     }
+    epochs = settings.epochs
     if max_examples is None or facts["train_examples"] < max_examples:  # else it is meant so
-        _tell_few_steps(len(batches["train"]), settings.epochs, section, stage, reporter)
-    return Material(tokenizer, batches["train"], batches["validation"], facts, vocabulary)
+        epochs = settings.passes(len(batches["train"]))
+        _tell_steps(len(batches["train"]), epochs, settings, section, stage, reporter)
+    if epochs != settings.epochs:
+        facts["epochs"] = epochs
+    return Material(tokenizer, batches["train"], batches["validation"], facts, epochs, vocabulary)
 
 
 def complete_checkpoint(
@@ -181,7 +187,7 @@ def complete_checkpoint(
             reporter=reporter,
         )
         computed = {"dtype": precision.dtype_name, "threads": precision.threads}
-        result.write(draft.path, {**settings, **computed})
+        result.write(draft.path, {**settings, "epochs": material.epochs, **computed})
         scores = {f"validation_{name}": score for name, score in result.validation.items()}
         own = {**material.facts, "dtype": precision.dtype_name, **facts}
         origin = origin_facts(start, corpus)
@@ -241,16 +247,27 @@ def _tell_unlearnt(
         reporter.emit(Note(stage, "warning", message))
 
 
-def _tell_few_steps(
-    an_epoch: int, epochs: float, section: str, stage: str, reporter: Reporter
+def _tell_steps(
+    an_epoch: int,
+    epochs: float,
+    settings: OptimizerSection,
+    section: str,
+    stage: str,
+    reporter: Reporter,
 ) -> None:
     """Of a small file a recipe's epochs may be over before anything is learnt."""
     steps = max(1, round(epochs * an_epoch))
-    if steps >= _FEW_STEPS:
-        return
-    more = math.ceil(_FEW_STEPS / an_epoch)
-    message = f"{steps} steps are few: --set {section}.epochs={more} makes {more * an_epoch}"
-    reporter.emit(Note(stage, "warning", message))
+    if epochs != settings.epochs:
+        message = (
+            f"{epochs:g} epochs in place of {settings.epochs:g}, for an epoch has {an_epoch} "
+            f"steps (min_steps {settings.min_steps}): --set {section}.min_steps=null takes as few "
+            "as they are"
+        )
+        reporter.emit(Note(stage, "info", message))
+    elif steps < _FEW_STEPS and settings.min_steps is None:
+        more = math.ceil(_FEW_STEPS / an_epoch)
+        message = f"{steps} steps are few: --set {section}.epochs={more} makes {more * an_epoch}"
+        reporter.emit(Note(stage, "warning", message))
 
 
 def _choose(split: EncodedSplit, count: int, *, seed: int) -> EncodedSplit:

@@ -24,6 +24,8 @@ class Phase:
         objective: What is minimised.
         soft_labels: Reads the soft labels of a batch's members; None where there are none.
         on_policy: Answers that the student writes, from which some of the steps learn instead.
+        asked_epochs: What the recipe asks for, where ``epochs`` are more (``min_steps``): it is
+            evaluated as often as these would be, not after every pass over a handful of texts.
     """
 
     name: str
@@ -32,10 +34,16 @@ class Phase:
     objective: Objective
     soft_labels: SoftReader | None = None
     on_policy: OnPolicy | None = None
+    asked_epochs: float | None = None
 
     def steps(self, batches: Batches) -> int:
         """How many steps it has."""
         return max(1, round(self.epochs * len(batches)))
+
+    def epoch_steps(self, batches: Batches) -> int:
+        """How many of them the recipe calls an epoch."""
+        passes = self.epochs / (self.asked_epochs or self.epochs)
+        return max(1, round(passes * len(batches)))
 
     @property
     def on_rollouts(self) -> Phase:

@@ -37,6 +37,7 @@ SMALL = [
     "teacher.tune.max_examples=100",
     "student.layers=6",
     "distill.epochs=1",
+    "distill.min_steps=null",
     "evaluate.bootstrap_samples=200",
     "evaluate.served_examples=30",
     "export.types=[q8_0]",
@@ -236,6 +237,7 @@ def test_reply_recipe_ends_its_answers(
         "data.dialogue_examples=20",
         "student.layers=12",
         "distill.epochs=1",
+        "distill.min_steps=null",
         "evaluate.max_examples=2",
         "evaluate.served_examples=2",
         "evaluate.served=false",  # its teacher's tag would take as long as its student

@@ -22,6 +22,7 @@ SMALL = [
     "teacher.tune.max_examples=24",
     "student.layers=2",
     "distill.epochs=1",
+    "distill.min_steps=null",
     "evaluate.bootstrap_samples=200",
 ]
 

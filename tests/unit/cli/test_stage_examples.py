@@ -20,7 +20,13 @@ VERBS = (
     *("prepare", "finetune", "label", "distill", "evaluate", "importance", "convert", "render"),
     "template",
 )
-SMALL = ["student.layers=1", "distill.epochs=1", "evaluate.bootstrap_samples=200"]
+SMALL = [
+    "student.layers=1",
+    "teacher.tune.min_steps=null",
+    "distill.epochs=1",
+    "distill.min_steps=null",
+    "evaluate.bootstrap_samples=200",
+]
 
 
 def test_examples_of_the_stages_do_what_they_show(

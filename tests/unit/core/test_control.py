@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ollama_bridge.recipe.config import parse_recipe
 from ollama_bridge.recipe.losses import CrossEntropyLoss
 
@@ -31,3 +33,27 @@ def test_control_has_hard_labels_alone() -> None:
     assert not control.loads_teacher
     assert not control.reads_soft_labels
     assert control.epochs == 2.5
+
+
+@pytest.mark.parametrize("batches", [1, 3, 7, 19, 20, 40, 1000])
+@pytest.mark.parametrize("hidden_epochs", [0.0, 0.5, 3.0, 200.0])
+def test_control_takes_as_many_steps_of_a_small_file(batches: int, hidden_epochs: float) -> None:
+    """Those of hidden states count for both: what is left of them is learnt from answers."""
+    recipe = parse_recipe(
+        {
+            "name": "mine",
+            "description": "A recipe.",
+            "task": {"kind": "classify", "system": "Which?", "labels": ["a", "b"]},
+            "data": {"source": "vader"},
+            "teacher": {"model": "ollama:smollm2:135m"},
+            "distill": {"epochs": 2, "hidden_epochs": hidden_epochs, "min_steps": 50},
+            "export": {"tag": "mine"},
+        },
+        source="mine.yaml",
+    )
+    passes = recipe.distill.passes(batches)
+    assert recipe.control_settings.passes(batches) == hidden_epochs + passes
+    assert passes >= 2
+    assert (hidden_epochs + passes) * batches >= 50
+    if (hidden_epochs + 2) * batches >= 50:
+        assert passes == 2

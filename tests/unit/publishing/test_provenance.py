@@ -285,6 +285,14 @@ def test_card(run: Path) -> None:
     assert "/home/ada" not in text
 
 
+def test_card_tells_how_often_a_small_file_was_learnt(tmp_path: Path) -> None:
+    """Not how often was asked for."""
+    settings, facts = {"epochs": 2.0, "min_steps": 100, "lr": 1.0}, {"epochs": 10}
+    manifest = made(tmp_path / "s", "checkpoint", "distill", facts=facts, settings=settings)
+    provenance = Provenance(lineage=(Made(tmp_path / "s", manifest),))
+    assert "| epochs 10, lr 1.0 |" in model_card("m", DETAILS, provenance)
+
+
 @pytest.mark.parametrize("name", ["deepseek-r1:7b", "/home/ada/deepseek-r1:7b"])
 def test_card_names_the_teacher_that_was_asked(tmp_path: Path, run: Path, name: str) -> None:
     """And tells what became of its answers: a student of answers alone is no `distill`.

@@ -23,7 +23,12 @@ from fakes.trainable import (
 from ollama_bridge.errors import ConfigError, ModelError, TrainingError
 from ollama_bridge.models.compute import memory
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.recipe.config import DistillSection, SoftLabelsSection, StudentSection
+from ollama_bridge.recipe.config import (
+    DistillSection,
+    EarlyStoppingSection,
+    SoftLabelsSection,
+    StudentSection,
+)
 from ollama_bridge.reporting import StageReused
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.teacher.local import label
@@ -37,6 +42,11 @@ TWO_LAYERS = StudentSection(layers=2, layer_choice="even")
 def equal(left: Checkpoint, right: Checkpoint) -> bool:
     ours, theirs = weights_of(left), weights_of(right)
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def evaluated(student: Checkpoint) -> list[int]:
+    """The steps behind which it was."""
+    return [entry["step"] for entry in log_of(student) if "validation" in entry]
 
 
 def run(
@@ -144,6 +154,30 @@ class TestDistill:
         assert controls[0].manifest.work.stage == "control"
         assert set(controls[0].manifest.work.inputs) == {"start", "corpus"}
         assert not equal(controls[0], run(base, corpus, labels, tmp_path / "c"))
+
+    def test_a_small_file_is_repeated(
+        self, base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path
+    ) -> None:
+        """As by as many epochs, and evaluated as often as was asked for."""
+        asked = run(base, corpus, labels, tmp_path / "asked", epochs=2)
+        an_epoch = log_of(asked)[-1]["step"] // 2
+        more = run(base, corpus, labels, tmp_path / "more", epochs=2, min_steps=6 * an_epoch - 1)
+        assert equal(more, run(base, corpus, labels, tmp_path / "six", epochs=6))
+        assert evaluated(more) == [3 * an_epoch, 6 * an_epoch]
+        assert (more.facts["epochs"], asked.facts.get("epochs")) == (6, None)
+        written = json.loads((more.path / "training.json").read_text())["settings"]
+        assert (written["epochs"], written["min_steps"]) == (6, 6 * an_epoch - 1)
+
+    def test_scores_that_stop_a_small_file_early_are_as_many(
+        self, base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path
+    ) -> None:
+        """An epoch between them is as many passes as it became."""
+        stopping = EarlyStoppingSection(interval_epochs=1.0, patience=99)
+        changes: dict[str, Any] = {"epochs": 2, "early_stopping": stopping}
+        asked = run(base, corpus, labels, tmp_path / "asked", **changes)
+        more = run(base, corpus, labels, tmp_path / "more", min_steps=40, **changes)
+        assert len(evaluated(more)) == len(evaluated(asked))
+        assert evaluated(more)[-1] >= 40 > evaluated(asked)[-1]
 
     def test_hidden_states_are_learnt_first(
         self, base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path

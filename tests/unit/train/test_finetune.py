@@ -9,11 +9,12 @@ import sys
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fakes.listening import KilledError, Listener
-from fakes.trainable import LABELS, SYSTEM, scores_of, weights_of
+from fakes.trainable import LABELS, SYSTEM, log_of, scores_of, weights_of
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
@@ -159,6 +160,24 @@ def test_part_of_the_examples_can_be_chosen(
     ]
     assert runs[0].facts["train_examples"] == 5
     assert runs[0].digest == runs[1].digest
+
+
+@pytest.mark.usefixtures("no_reference_values")
+def test_a_small_file_is_repeated(base: Checkpoint, corpus: Corpus, tmp_path: Path) -> None:
+    """As by as many epochs; of what was chosen to be few, as the epochs say."""
+
+    def tuned(name: str, **changes: Any) -> Checkpoint:
+        settings = SETTINGS.model_copy(update={"epochs": 1, **changes})
+        return finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / name)
+
+    an_epoch = log_of(tuned("asked"))[-1]["step"]
+    more = tuned("more", min_steps=3 * an_epoch)
+    assert more.facts["epochs"] == 3
+    assert log_of(more)[-1]["step"] == 3 * an_epoch
+    longer = weights_of(tuned("three", epochs=3))
+    assert all(torch.equal(value, longer[name]) for name, value in weights_of(more).items())
+    chosen = tuned("chosen", max_examples=5, min_steps=3 * an_epoch)
+    assert log_of(chosen)[-1]["step"] < an_epoch
 
 
 WAYS = {

@@ -18,7 +18,7 @@ from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.recipe.config import EarlyStoppingSection, OptimizerSection
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
-from ollama_bridge.train.material import key_settings, load_material
+from ollama_bridge.train.material import Material, key_settings, load_material
 
 
 def test_the_share_that_is_learnt_is_said(base: Checkpoint, corpus: Corpus) -> None:
@@ -70,6 +70,46 @@ def test_few_steps_are_told_with_the_epochs_that_make_more(
     assert notes(epochs)[0] == []
     assert notes(epochs - 1)[0] != []
     assert notes(1.5, max_examples=4)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "section"),
+    [("finetune", "teacher.tune"), ("distill", "distill"), ("control", "distill")],
+)
+def test_a_small_file_is_repeated_until_its_steps_are_enough(
+    base: Checkpoint, corpus: Corpus, stage: str, section: str
+) -> None:
+    """In whole passes, and told with what undoes it; not where few were chosen, or are enough."""
+
+    def loaded(max_examples: int | None = None, **changes: Any) -> tuple[Material, list[str]]:
+        listener = Listener()
+        settings = OptimizerSection(batch_tokens=100, epochs=1.5, **changes)
+        material = load_material(
+            base.path,
+            corpus,
+            settings,
+            stage=stage,
+            reporter=listener,
+            max_examples=max_examples,
+        )
+        assert len(listener.warnings) == (not changes and max_examples is None)
+        return material, [one for one in listener.notes if "min_steps" in one]
+
+    asked, said = loaded()
+    an_epoch = len(asked.training)
+    assert (asked.epochs, said) == (1.5, [])
+    assert "epochs" not in asked.facts
+    material, said = loaded(min_steps=5 * an_epoch - 1)
+    assert material.epochs == material.facts["epochs"] == 5
+    assert said == [
+        f"5 epochs in place of 1.5, for an epoch has {an_epoch} steps (min_steps "
+        f"{5 * an_epoch - 1}): --set {section}.min_steps=null takes as few as they are"
+    ]
+    for material, said in (
+        loaded(min_steps=round(1.5 * an_epoch)),
+        loaded(max_examples=4, min_steps=100),
+    ):
+        assert (material.epochs, said) == (1.5, [])
 
 
 def lengths_in_tokens(base: Checkpoint, corpus: Corpus) -> list[int]:
@@ -177,3 +217,9 @@ def test_in_float32_nothing_was_rounded() -> None:
     assert keyed(dtype="bfloat16")
     assert not keyed(dtype="float32")
     assert "likeliest" not in key_settings(OptimizerSection())
+
+
+def test_least_steps_are_in_the_key_where_they_are_asked_for() -> None:
+    """What was done before there were any is found again."""
+    assert "min_steps" not in key_settings(OptimizerSection())
+    assert key_settings(OptimizerSection(min_steps=100))["min_steps"] == 100

@@ -54,10 +54,12 @@ STUDENT = Qwen2Config(
 ROWS = {"7b": 448, "1.5b": 416}
 SMALL = (
     "distill.epochs=4",
+    "distill.min_steps=null",
     "distill.batch_tokens=128",
     "distill.lr=1e-3",
     "distill.dtype=float32",
     "teacher.tune.dtype=float32",
+    "teacher.tune.min_steps=null",
     "teacher.tune.lora.r=4",
     "evaluate.bootstrap_samples=100",
 )

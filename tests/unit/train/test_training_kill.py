@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from fakes.listening import Listener
 
-from ollama_bridge.recipe.config import DistillSection, OnPolicySection, StudentSection
+from ollama_bridge.recipe.config import (
+    DistillSection,
+    EarlyStoppingSection,
+    OnPolicySection,
+    StudentSection,
+)
 from ollama_bridge.reporting import Progress
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 from ollama_bridge.train import distill as distill_module
@@ -61,11 +66,17 @@ ON_POLICY = SETTINGS.model_copy(
     }
 )
 
+REPEATED = SETTINGS.model_copy(
+    update={"epochs": 0.5, "min_steps": 40, "early_stopping": EarlyStoppingSection(patience=99)}
+)
+
 pytestmark = pytest.mark.usefixtures("no_reference_values")
 
 
 @pytest.mark.parametrize(
-    ("settings", "kill_at"), [(SETTINGS, 14), (ON_POLICY, 14)], ids=["labels", "on_policy"]
+    ("settings", "kill_at"),
+    [(SETTINGS, 14), (ON_POLICY, 14), (REPEATED, 30)],
+    ids=["labels", "on_policy", "min_steps"],
 )
 def test_sigkill_costs_time_and_no_bit(
     talker: Checkpoint,
