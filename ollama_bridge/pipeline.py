@@ -6,7 +6,7 @@ again, so running it twice costs seconds and running it after a kill goes on whe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ollama_bridge.assets import home_dir
@@ -17,7 +17,7 @@ from ollama_bridge.extras import require_training_extra
 from ollama_bridge.packaged_teacher import provide_teacher
 from ollama_bridge.publishing.papers import write_card
 from ollama_bridge.recipe.config import DistillSection, Recipe
-from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
+from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Once, Reporter, TeeReporter
 from ollama_bridge.run_folder import EVENTS_NAME, hold_run, run_dir_of, tag_file_name
 from ollama_bridge.storage.artifacts import (
     Checkpoint,
@@ -120,8 +120,9 @@ class _Build:
         teacher = self.tune(found, corpus)
         start = self.find_start(teacher)
         labels = self.label(teacher, start, corpus)
-        student = self.distill(start, labels, teacher, corpus)
-        control = self.distill_control(start, corpus)
+        students = replace(self, reporter=Once(self.reporter))  # most notes are of both
+        student = students.distill(start, labels, teacher, corpus)
+        control = students.distill_control(start, corpus)
         report = self.evaluate(teacher, student, control, corpus)
         models = self.convert_and_register(student, corpus)
         served = self.evaluate_served(models[0], teacher, corpus)

@@ -194,6 +194,22 @@ class TeeReporter:
             reporter.emit(event)
 
 
+class Once:
+    """Hands every event on, but notes that another stage has told before in the same words."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._told: dict[str, str] = {}
+
+    def emit(self, event: Event) -> None:
+        """Hand the event on."""
+        if isinstance(event, Note):
+            by = self._told.setdefault(event.message, event.stage)
+            if by != event.stage:
+                return
+        self._reporter.emit(event)
+
+
 class Timed:
     """Emits :class:`StageStarted` at entry and :class:`StageFailed` when an error leaves.
 

@@ -16,7 +16,7 @@ from ollama_bridge.errors import ConfigError, ModelReferenceError
 from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.pipeline import _Build, _Teacher
 from ollama_bridge.recipe.config import Recipe, parse_recipe
-from ollama_bridge.reporting import NullReporter
+from ollama_bridge.reporting import Note, NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train import qlora
 
@@ -121,6 +121,37 @@ def test_a_student_starts_from_the_tuned_teacher_or_from_its_own_model(
         assert of_layers.find_start(teacher) is teacher.tuned
         for taught_by in (teacher, None):
             assert of_its_own.find_start(taught_by).digest == found.digest
+
+
+def test_the_control_repeats_no_note_of_the_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the same texts by the same limits; what it alone has to say is said."""
+    told: list[tuple[str, str]] = []
+    reporter: Any = SimpleNamespace(emit=lambda note: told.append((note.stage, note.message)))
+
+    def train(build: _Build, *_: object, folder: str, **__: object) -> None:
+        for message in ("3 are too long", f"{folder} needs 2 GB", "3 are too long"):
+            build.reporter.emit(Note(folder, "warning", message))
+
+    for name in (
+        *("prepare", "find_teacher", "check_can_be_built", "write_answers", "tune"),
+        *("find_start", "label", "evaluate", "evaluate_served"),
+    ):
+        monkeypatch.setattr(_Build, name, lambda *_: None)
+    registered = [SimpleNamespace(tag="mine")]
+    monkeypatch.setattr(_Build, "convert_and_register", lambda *_: registered)
+    monkeypatch.setattr(_Build, "train", train)
+    for name in ("provide_teacher", "unload_all", "write_card"):
+        monkeypatch.setattr(pipeline, name, lambda *_, **__: None)
+    with Client() as client:
+        _Build(recipe(), tmp_path, client, reporter).run()
+    assert told == [
+        ("student", "3 are too long"),
+        ("student", "student needs 2 GB"),
+        ("student", "3 are too long"),
+        ("control", "control needs 2 GB"),
+    ]
 
 
 def test_a_teacher_that_is_not_tuned_is_one_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
