@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 other error, 2 recipe, option, name or data wrong, 3 the daemon, 4 model,
 training or conversion, 5 the daemon does not serve what was trained, 6 the registry, 130
-interrupted.
+interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from ollama_bridge.cli import (
 from ollama_bridge.cli.chat import chat
 from ollama_bridge.cli.launch import is_first_process
 from ollama_bridge.cli.output import Fail
+from ollama_bridge.cli.termination import Termination
 from ollama_bridge.errors import ConfigError, ModelError, OllamaBridgeError
 
-_INTERRUPTED = 130
 # Commands that keep what they have done and go on with it.
 _RESUMED = frozenset(
     {
@@ -122,8 +122,12 @@ def main(fail: Fail = output.fail) -> None:
     words = sys.argv[1:]
     options = words[: words.index("--") if "--" in words else None]
     as_json = not {"--json", "--json=true"}.isdisjoint(options)
+    keeps, termination = not _RESUMED.isdisjoint(words[:1]), Termination()
     try:
-        with completion.whole_words():
+        with (
+            completion.whole_words(),
+            termination.as_ctrl_c() if keeps else contextlib.nullcontext(),
+        ):
             code = app(standalone_mode=False)
     except OllamaBridgeError as error:
         if os.environ.get("OLLAMA_BRIDGE_TRACEBACK", "") not in ("", "0"):
@@ -132,8 +136,8 @@ def main(fail: Fail = output.fail) -> None:
     except typer.Abort as abort:
         if isinstance(abort.__context__, KeyboardInterrupt):
             output.say("")  # the question's line has no end
-            output.interrupted(resumes=False, as_json=as_json)
-            sys.exit(_INTERRUPTED)
+            output.interrupted(resumes=False, as_json=as_json, code=termination.exit_code)
+            sys.exit(termination.exit_code)
         sys.exit(fail(OllamaBridgeError("not confirmed", hint="add --yes"), as_json=as_json))
     except TyperException as wrong:
         sys.exit(_refuse(wrong, fail, as_json=as_json))
@@ -158,8 +162,10 @@ def main(fail: Fail = output.fail) -> None:
             "original model; if that does not help, report this",
         )
         sys.exit(fail(broken, as_json=as_json))
-    if code == _INTERRUPTED and is_first_process():  # torchrun passes Ctrl-C on to all of them
-        output.interrupted(resumes=not _RESUMED.isdisjoint(words[:1]), as_json=as_json)
+    if code == output.INTERRUPTED:
+        code = termination.exit_code
+        if is_first_process():  # torchrun passes Ctrl-C on to all of them
+            output.interrupted(resumes=keeps, as_json=as_json, code=code)
     sys.exit(code)
 
 

@@ -12,6 +12,9 @@ from typing import IO, Protocol
 
 from ollama_bridge.errors import OllamaBridgeError
 
+# Exit codes of what Ctrl-C and SIGTERM end, as shells have them.
+INTERRUPTED, TERMINATED = 130, 143
+
 # What a terminal obeys instead of showing it, but for tabs and ends of lines.
 _CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
 _CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
@@ -142,12 +145,19 @@ def fail(error: OllamaBridgeError, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def interrupted(*, resumes: bool, as_json: bool) -> None:
-    """Tell that Ctrl-C was heard, and of a command that keeps its work how it goes on."""
+def interrupted(*, resumes: bool, as_json: bool, code: int) -> None:
+    """Tell that Ctrl-C was heard, and of a command that keeps its work how it goes on.
+
+    Args:
+        resumes: Whether it does.
+        as_json: Whether a program reads it.
+        code: With which we end: another one where it was SIGTERM.
+    """
     hint = "the same command goes on from here" if resumes else None
+    word = "terminated" if code == TERMINATED else "interrupted"
     if as_json:
-        line_json(_document("Interrupted", "interrupted", hint, 130))
-    say(f"interrupted; {hint}" if hint else "interrupted")
+        line_json(_document(word.capitalize(), word, hint, code))
+    say(f"{word}; {hint}" if hint else word)
 
 
 def error_document(error: OllamaBridgeError) -> dict[str, object]:

@@ -59,13 +59,20 @@ def wait_until_it_sleeps(pid: int, *, limit_s: float = 5) -> None:
         time.sleep(0.005)
 
 
-def interrupt(*args: str, when: Callable[[], bool], waits: bool = True, **environment: str) -> None:
+def interrupt(
+    *args: str,
+    when: Callable[[], bool],
+    waits: bool = True,
+    by: signal.Signals = signal.SIGINT,
+    **environment: str,
+) -> None:
     """Ctrl-C for a command in the middle of its work: exit code 130, and a word as the last line.
 
     Args:
         args: Of the command.
         when: Whether it is there.
         waits: It then waits for what does not come; else it works on, and may soon be done.
+        by: SIGTERM in its place: exit code 143.
         environment: Changes of ours.
     """
     process = start_command(*args, **environment)
@@ -74,13 +81,14 @@ def interrupt(*args: str, when: Callable[[], bool], waits: bool = True, **enviro
         time.sleep(0.001)
     if waits:
         wait_until_it_sleeps(process.pid, limit_s=1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + by, err
     resumed = {"answers", "batch", "build", "distill", "finetune", "label"}
     goes_on = args[0] in resumed | {"package", "publish", "pull"}
     more = "; the same command goes on from here" if goes_on else ""
-    assert err.endswith(f"interrupted{more}\n")
+    word = "terminated" if by is signal.SIGTERM else "interrupted"
+    assert err.endswith(f"{word}{more}\n")
     assert "Traceback" not in err
 
 

@@ -19,6 +19,7 @@ from fakes.terminal import (
     start_command,
     wait_until_it_sleeps,
 )
+from fakes.trainable import tiny_base, tiny_corpus
 
 from ollama_bridge import cli
 from ollama_bridge.cli.chat.chat import talk
@@ -66,6 +67,46 @@ def test_ctrl_c_ends_a_command(line: str, route: str, daemon: StallingDaemon) ->
     interrupt(*line.split(), when=daemon.is_asked, OLLAMA_HOST=daemon.host)
     assert not Path("out.jsonl").exists()
     assert not Path("speed.svg").exists()
+
+
+@pytest.mark.parametrize("line", ["pull m", "pull m --json", "batch in.jsonl out.jsonl --model m"])
+def test_sigterm_ends_what_resumes_as_ctrl_c_does(line: str, daemon: StallingDaemon) -> None:
+    """As `docker stop` and `timeout` send it."""
+    daemon.route = "/api/pull" if line.startswith("pull") else "/api/generate"
+    interrupt(*line.split(), when=daemon.is_asked, by=signal.SIGTERM, OLLAMA_HOST=daemon.host)
+    assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "environment"),
+    [("run m hi", {}), ("pull m", {"TORCHELASTIC_RUN_ID": "none"})],
+)
+def test_sigterm_ends_at_once(
+    line: str, environment: dict[str, str], daemon: StallingDaemon
+) -> None:
+    """What keeps nothing; and what torchrun started, which may be deaf while it waits."""
+    daemon.route = "/api/chat" if line.startswith("run") else "/api/pull"
+    with start_command(*line.split(), OLLAMA_HOST=daemon.host, **environment) as process:
+        while not daemon.is_asked():
+            assert process.poll() is None, process.communicate()[1]
+        process.terminate()
+        assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+def test_sigterm_in_a_training_leaves_what_resumes(tmp_path: Path) -> None:
+    """The lock is let go of, and the state is there."""
+    base, corpus = tiny_base(tmp_path / "base"), tiny_corpus(tmp_path / "corpus")
+    line = ["finetune", "sentiment-quick", "--base", str(base.path), "--corpus", str(corpus.path)]
+    line += ["--out", str(tmp_path / "tuned"), "--set", "teacher.tune.checkpoint_interval_s=1e-9"]
+    line += ["--set", "teacher.tune.min_steps=100000"]
+    interrupt(
+        *line,
+        when=lambda: any(tmp_path.glob(".*/resume.safetensors")),
+        waits=False,
+        by=signal.SIGTERM,
+        OMP_NUM_THREADS="1",
+    )
+    assert any(tmp_path.glob(".*/resume.safetensors"))
 
 
 @pytest.mark.parametrize(("rank", "times"), [("0", 1), ("1", 0)])
