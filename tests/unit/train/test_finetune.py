@@ -370,8 +370,7 @@ def test_the_quantized_base_is_gone_when_the_whole_one_comes(
 def test_qlora_is_merged_into_the_weights_that_were_not_quantized(
     base: Checkpoint, corpus: Corpus, tmp_path: Path
 ) -> None:
-    """Where bitsandbytes is there: frozen 4-bit weights beside, whole ones in the result."""
-    pytest.importorskip("bitsandbytes")
+    """Frozen 4-bit weights beside, whole ones in the result."""
     settings = SETTINGS.model_copy(update={"method": "qlora"})
     runs = [
         finetune(base, corpus, settings, system=SYSTEM, out_dir=tmp_path / name)
