@@ -36,14 +36,18 @@ def over_classes(
 ) -> torch.Tensor:
     """A divergence over the classes of soft labels, where some may be without mass.
 
-    The classes are the tokens that were kept, and all others as one, the rest
-    (``split_logits``): both distributions are first summed into them at temperature 1, then
-    tempered (``p_i^(1/T) / sum_j p_j^(1/T)``), then compared, times T^2. So the student is told
-    how much mass the rest has, but not how to share it out; nothing is renormalised away. At T
-    = 1 this is a lower bound of the full divergence (summing classes loses information, never
-    adds it). At T != 1 the rest is tempered as one class, which is not what tempering each of
-    its tokens would give: that is unknown from a store; the value is still 0 if the student
-    equals the teacher, and still >= 0.
+    The classes are the tokens that were kept, and all others as one, the rest (``split_logits``):
+
+    - ``P_c = sum_{v in c} p_v`` at temperature 1, and Q of q alike;
+    - ``P'_c = P_c^(1/T) / sum_j P_j^(1/T)``, and Q' of Q alike;
+    - the value is that of ``divergence`` on P' and Q', T^2 (or T) included; of the forward KL
+      ``T^2 * sum_c P'_c * (log P'_c - log Q'_c)``.
+
+    So the student is told how much mass the rest has, but not how to share it out; nothing is
+    renormalised away. At T = 1 this is a lower bound of the full divergence (summing classes loses
+    information, never adds it). At T != 1 the rest is tempered as one class, which is not what
+    tempering each of its tokens would give: that is unknown from a store; the value is still 0 if
+    the student equals the teacher, and still >= 0.
 
     A token without mass in a store only fills up a list (of a trimmed vocabulary, of a daemon that
     names fewer): nothing was said of it alone, so it belongs to the rest, on both sides.
@@ -52,6 +56,9 @@ def over_classes(
     label: there the value is that at T = 1, of the forward KL the cross-entropy. Times T^2 against
     a tempered student it would pull harder than hard labels do, and go on where these have been
     learnt.
+
+    Source: that of the divergence; the bound of the KL is the log sum inequality, Cover and Thomas
+    2006, "Elements of Information Theory", theorem 2.7.1.
 
     Args:
         divergence: Of ``vocabulary``; finite where the teacher excludes a class.
@@ -83,10 +90,14 @@ def kl_reverse_classes(
 ) -> torch.Tensor:
     """Reverse KL divergence over the classes of soft labels, finite also where one has no mass.
 
+    ``T^2 * sum_c Q'_c * (log Q'_c - log P'_c)``, P' and Q' as in :func:`over_classes`.
+
     :func:`~ollama_bridge.train.losses.vocabulary.kl_reverse` is infinite there. But a token without
     mass only fills up a list, as in :func:`over_classes`, and belongs to the rest. Where the rest
     has no mass either, the reverse KL is infinite for every student: there the value is the forward
     one, of a label that is certain the cross-entropy.
+
+    Source: Gu et al. 2023 (MiniLLM), arXiv 2306.08543, equation 1.
 
     Args:
         student: (N, C) logits.

@@ -35,9 +35,11 @@ class SplitLogits:
     label: torch.Tensor
 
     def cross_entropy(self) -> torch.Tensor:
-        """``-log softmax(logits)[label]``, (N,): what ``losses.cross_entropy`` is.
+        """``log sum_c exp(z_c) - z_label`` of the classes' logits z, (N,).
 
-        From differences to the largest class: where the student is sure no digit is lost.
+        The classes' sum is the vocabulary's, so it is
+        :func:`~ollama_bridge.train.losses.vocabulary.cross_entropy`, of the same source. From
+        differences to the largest class: where the student is sure no digit is lost.
         """
         largest = self.classes.detach().amax(-1, keepdim=True)
         total = (self.classes - largest).logsumexp(-1)

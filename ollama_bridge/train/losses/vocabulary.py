@@ -244,7 +244,12 @@ def universal(
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """``-log softmax(logits)[target]``: the loss on hard labels.
+    """Cross-entropy on hard labels.
+
+    ``-log q_y = log sum_v exp(z_v) - z_y`` with the logits z, ``q = softmax(z)`` and the target y.
+    At temperature 1, whatever that of the other losses is.
+
+    Source: the second objective of Hinton et al. 2015, arXiv 1503.02531, section 2.
 
     Args:
         logits: (N, V), unnormalised.
