@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fakes.distributions import gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,22 @@ def test_hidden_and_rounded_weights_have_finite_gradients(loss: Loss) -> None:
     value.sum().backward()
     assert student.grad is not None
     assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_float32_is_within_a_hundred_thousandth_of_float64(loss: Loss) -> None:
+    """Value and gradient, of maps over some hundred tokens, with heads of other numbers."""
+    student, teacher = (
+        maps(seed, heads=heads, rows=64, keys=256) for seed, heads in enumerate((2, 4))
+    )
+    found = loss(student.float(), teacher.float())
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), loss(student, teacher), rtol=1e-5, atol=1e-7)
+    exact, rounded = (
+        gradient(lambda s: loss(s, teacher.to(s.dtype)), value).double()
+        for value in (student, student.float())
+    )
+    assert float((rounded - exact).norm() / exact.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -75,6 +75,23 @@ def test_values_and_gradients_are_those_of_the_definition(
 
 
 @pytest.mark.parametrize("loss", [hidden_error, hidden_angle])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])
+def test_float32_is_within_a_hundred_thousandth_of_float64(loss: Loss, scale: float) -> None:
+    """Value and gradient, of states as small and as large as those of a decoder's layers."""
+    generator = torch.Generator().manual_seed(0)
+    pair = scale * torch.randn(2, 16, 576, generator=generator, dtype=torch.float64)
+    student, teacher = pair[0] + pair[1], pair[1]
+    found = loss(student.float(), teacher.float())
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), loss(student, teacher), rtol=1e-5)
+    exact, rounded = (
+        gradient(lambda s: loss(s, teacher.to(s.dtype)), states).double()
+        for states in (student, student.float())
+    )
+    assert float((rounded - exact).norm() / exact.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("loss", [hidden_error, hidden_angle])
 def test_states_of_other_widths_are_refused(loss: object) -> None:
     """Shapes that do not fit are named instead of broadcast."""
     with pytest.raises(TrainingError):

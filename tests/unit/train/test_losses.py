@@ -277,6 +277,20 @@ def test_float32_is_within_a_hundred_thousandth_of_float64(loss: Loss) -> None:
     assert float((slopes[1].double() - slopes[0]).norm() / slopes[0].norm()) < 1e-5
 
 
+def test_universal_loss_over_a_large_vocabulary_in_float32() -> None:
+    """Of distributions that differ clearly; between alike ones |p - q| is at its kink."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 49_152, generator=generator, dtype=torch.float64)
+    student *= 3
+    values, slopes = [], []
+    for logits in (student, student.float()):
+        goal = teacher.to(logits.dtype)
+        values.append(universal(logits, goal).double())
+        slopes.append(gradient(lambda s, goal=goal: universal(s, goal), logits).double())
+    assert torch.allclose(values[1], values[0], rtol=1e-5)
+    assert float((slopes[1] - slopes[0]).norm() / slopes[0].norm()) < 1e-5
+
+
 @pytest.mark.parametrize("loss", [*DIVERGENCES, universal])
 def test_half_precision_is_computed_in_float32(loss: Loss) -> None:
     """bfloat16 logits are widened before any logarithm, and the teacher gets no gradient."""
