@@ -137,14 +137,17 @@ def check_labels(
     *,
     answers_given: bool,
 ) -> None:
-    """Make sure that a local teacher can label for the student, where it has to.
+    """Make sure that a local teacher can label for the student, or run beside it, if it has to.
 
     Raises:
         ModelError: a tokenizer cannot be read.
         TrainingError: the two have too little in common.
     """
     from ollama_bridge.teacher.vocabularies import check_can_label
+    from ollama_bridge.train.teacher_rows import check_teacher_rows
 
+    if teacher is not None and answers_given:
+        check_teacher_rows(teacher, start, corpus, recipe.distill)
     labelled = recipe.distill.reads_soft_labels and recipe.teacher.soft_labels == "local"
     if teacher is not None and labelled:
         check_can_label(

@@ -101,8 +101,8 @@ class TotalVariationLoss(TemperedLoss):
 class UniversalLoss(TemperedLoss):
     """Universal logit distillation: sorted probabilities, whatever the tokens are.
 
-    Of whole vocabularies, which a live teacher alone gives: so its tokens are the student's all the
-    same (see ``docs/teachers.md``).
+    Of whole vocabularies, which a live teacher alone gives. Beside hard labels alone its tokens may
+    be others than the student's (see ``docs/teachers.md``).
     """
 
     needs: ClassVar[Needs] = "whole"

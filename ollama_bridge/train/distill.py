@@ -7,9 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.encoding.end_keys import key_of_ends
+from ollama_bridge.encoding.end_keys import key_of_ends, key_of_matched_ends
 from ollama_bridge.encoding.row_dates import key_of_dates
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.examples import read_examples
 from ollama_bridge.models.compute.forward import CausalModel
 from ollama_bridge.models.compute.memory import memory_is_enough
 from ollama_bridge.models.compute.precision import Precision
@@ -43,6 +44,7 @@ from ollama_bridge.train.stopping import (
     score_of_task,
 )
 from ollama_bridge.train.student import Parts, cut_student
+from ollama_bridge.train.teacher_rows import TeacherRows, read_teacher_rows, reads_own_tokens
 from ollama_bridge.train.validation import Validator
 
 STAGE = "distill"
@@ -104,6 +106,7 @@ def distill(
     settings = _settings_in_effect(settings, labels, teacher)
     labels = labels if settings.reads_soft_labels else None
     teacher = teacher if settings.loads_teacher else None
+    reads_own = teacher is not None and reads_own_tokens(teacher, start, settings)
     work = _work(
         start,
         corpus,
@@ -111,6 +114,7 @@ def distill(
         settings,
         student=student,
         teacher=teacher,
+        reads_own=reads_own,
         system=system,
         task_labels=task_labels,
     )
@@ -131,6 +135,17 @@ def distill(
             start.path, corpus, settings, stage=stage, reporter=reporter, vocabulary=vocabulary
         )
         stores = open_stores(labels, material)
+        rows: Mapping[str, TeacherRows] = {}
+        if reads_own:
+            assert teacher is not None
+            learnt = {"train": material.training, "validation": material.validation}
+            splits = {
+                name: (list(read_examples(corpus.split_path(name))), batches.examples)
+                for name, batches in learnt.items()
+            }
+            rows = read_teacher_rows(
+                teacher, material.tokenizer, splits, stage=stage, reporter=reporter
+            )
         ranks.check_room(
             start.path,
             precision,
@@ -142,6 +157,7 @@ def distill(
             material,
             stores,
             teacher,
+            rows,
             settings,
             student,
             task_labels,
@@ -179,12 +195,19 @@ def _work(
     *,
     student: StudentSection,
     teacher: Checkpoint | None,
+    reads_own: bool,
     system: str | None,
     task_labels: tuple[str, ...],
 ) -> Work:
     """What decides the student."""
     inputs = {"start": start, "corpus": corpus, "labels": labels, "teacher": teacher}
     tokenizer = load_tokenizer(start.path)
+    of_teacher: dict[str, str] = {}
+    if reads_own:
+        assert teacher is not None
+        theirs = load_tokenizer(teacher.path)
+        read = key_of_matched_ends(theirs, corpus) | key_of_dates(theirs)
+        of_teacher = {f"teacher's {name}": value for name, value in read.items()}
     return Work(
         kind=Checkpoint.kind,
         stage=STAGE if labels or teacher else CONTROL_STAGE,
@@ -197,6 +220,7 @@ def _work(
             "labels": list(task_labels),
             **key_of_ends(tokenizer, corpus),
             **key_of_dates(tokenizer),
+            **of_teacher,
             **key_of_last_answers(settings, corpus, task_labels),
         },
         seed=settings.seed,
@@ -253,6 +277,7 @@ class _Run:
     material: Material
     stores: Mapping[str, SplitLabels]
     teacher: Checkpoint | None
+    rows: Mapping[str, TeacherRows]
     settings: DistillSection
     student: StudentSection
     task_labels: tuple[str, ...]
@@ -266,7 +291,14 @@ class _Run:
         """The student, which parts of its start it has, and what the loop has to say."""
         model, parts, total = self._cut()
         live = None if self.teacher is None else self._beside(model, self.teacher)
-        objectives = make_objectives(self.settings, model, live, kept=parts.layers, total=total)
+        objectives = make_objectives(
+            self.settings,
+            model,
+            live,
+            kept=parts.layers,
+            total=total,
+            rows=self.rows.get("train"),
+        )
         phases = self._phases(model, objectives)
         on_policy = phases[-1].on_policy
         validation = self.material.validation
@@ -286,6 +318,7 @@ class _Run:
                     precision=self.precision,
                     store=self.stores.get("validation"),
                     teacher=live if self.settings.teacher == "live" else None,
+                    rows=self.rows.get("validation"),
                     on_policy=on_policy,
                     answers=answers_of_task(validation.examples, self.task_labels),
                 ),
@@ -322,6 +355,7 @@ class _Run:
             student=model,
             attentions=attentions,
             vocabulary=self.material.vocabulary,
+            reads_own=bool(self.rows),
         )
         if attentions:
             model.set_attn_implementation("eager")

@@ -67,8 +67,9 @@ def load_live_teacher(
     student: CausalModel,
     attentions: bool,
     vocabulary: Vocabulary | None = None,
+    reads_own: bool = False,
 ) -> LiveTeacher:
-    """Load a teacher as the student's batches can be given to it.
+    """Load a teacher as batches can be given to it.
 
     Args:
         teacher: The checkpoint.
@@ -77,16 +78,18 @@ def load_live_teacher(
         student: In memory for as long as the teacher; see :meth:`LiveTeacher.share_frozen`.
         attentions: Whether its attention maps will be asked for.
         vocabulary: The student's, if it was trimmed: the teacher reads and says its ids then.
+        reads_own: Its batches are of its own tokens (``teacher_rows``), and not the student's.
 
     Raises:
         TrainingError: its tokens are others than the student's.
         ModelError: the checkpoint cannot be loaded.
     """
-    check_same_tokens(teacher, tokenizer, vocabulary)
+    if not reads_own:
+        check_same_tokens(teacher, tokenizer, vocabulary)
     purpose = "holding a teacher beside its student"
     Ranks.current().check_room(teacher.path, precision, purpose=purpose, frozen=True)
     model: CausalModel = load_model(teacher.path)
-    if vocabulary is not None:
+    if vocabulary is not None and not reads_own:
         model = keep_tokens(model, vocabulary)
     if attentions:
         model.set_attn_implementation("eager")
@@ -114,21 +117,35 @@ def check_same_tokens(
     Raises:
         TrainingError: saying what differs.
     """
-    own = ids_digest(tokenizer) if vocabulary is None else vocabulary.source_ids_digest
-    theirs = load_tokenizer(teacher.path)
-    if ids_digest(theirs) == own:
-        difference = role_difference(theirs, tokenizer)
-        if difference is None:
-            return
-    else:
-        difference = None if vocabulary is not None else _difference(theirs, tokenizer)
-    why = "" if difference is None else f" ({difference})"
+    difference = token_difference(teacher, tokenizer, vocabulary)
+    if difference is None:
+        return
+    why = f" ({difference})" if difference else ""
     raise TrainingError(
         f"the teacher in {teacher.path} has another tokenizer or chat template than the "
         f"student: it cannot read the student's tokens{why}",
         hint="start the student from layers of the teacher, or from a checkpoint with the "
-        "same tokenizer and chat template",
+        "same tokenizer and chat template, or take losses that need no common tokens: --set "
+        "distill.teacher=live --set 'distill.losses=[{loss: cross_entropy}, {loss: universal}]', "
+        "without on_policy and hidden_epochs",
     )
+
+
+def token_difference(
+    teacher: Checkpoint, tokenizer: Tokenizer, vocabulary: Vocabulary | None = None
+) -> str | None:
+    """What keeps a teacher from reading the student's tokens; None: nothing.
+
+    Args:
+        teacher: The checkpoint.
+        tokenizer: The student's.
+        vocabulary: The student's, if it was trimmed; then the words may be missing.
+    """
+    own = ids_digest(tokenizer) if vocabulary is None else vocabulary.source_ids_digest
+    theirs = load_tokenizer(teacher.path)
+    if ids_digest(theirs) == own:
+        return role_difference(theirs, tokenizer)
+    return "" if vocabulary is not None else _difference(theirs, tokenizer)
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:

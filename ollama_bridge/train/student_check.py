@@ -20,6 +20,7 @@ from ollama_bridge.train.corpus_vocabulary import check_vocabulary
 from ollama_bridge.train.live_teacher import check_same_tokens
 from ollama_bridge.train.losses.layer_terms import layer_term
 from ollama_bridge.train.student import chosen_layers
+from ollama_bridge.train.teacher_rows import reads_own_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -48,7 +49,7 @@ def check_student(
         ConfigError: more than there is, what cannot be exported or trimmed, or a layer that is not
             there.
         ModelError: transformers cannot read the start's config.
-        TrainingError: the teacher's tokens are others.
+        TrainingError: the teacher's tokens are others, and a loss needs them to be the same.
     """
     config = _config_of(start)
     total = config.num_hidden_layers
@@ -60,6 +61,8 @@ def check_student(
     if student.vocabulary == "corpus":
         check_vocabulary(start.path)
     if teacher is None:
+        return notes
+    if reads_own_tokens(teacher, start, settings):
         return notes
     check_same_tokens(teacher, load_tokenizer(start.path))
     teacher_layers = integer(read_config(teacher.path), "num_hidden_layers")

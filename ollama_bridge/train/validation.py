@@ -15,9 +15,16 @@ from ollama_bridge.models.compute.head import VocabularyHead
 from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.losses.chunked import chunks
-from ollama_bridge.train.losses.signals import HardLabels, LiveSignal, Signal, StoredSignal
+from ollama_bridge.train.losses.signals import (
+    HardLabels,
+    MatchedSignal,
+    Signal,
+    StoredSignal,
+    live_signal,
+)
 from ollama_bridge.train.on_policy import OnPolicy
 from ollama_bridge.train.soft_targets import SplitLabels
+from ollama_bridge.train.teacher_rows import TeacherRows
 
 _PROBED_POSITIONS = 64
 
@@ -31,6 +38,7 @@ class Validator:
         precision: Device and compute type.
         store: The teacher's distributions, if they are stored.
         teacher: Whose distributions, if they are not.
+        rows: What it reads in place of these batches, if its tokens are others.
         on_policy: Also score what the student writes behind the split's prompts.
         answers: Tokens of the labels of a classification, as the split has them; none of free text.
             They are its examples' last answers.
@@ -44,6 +52,7 @@ class Validator:
         precision: Precision,
         store: SplitLabels | None = None,
         teacher: LiveTeacher | None = None,
+        rows: TeacherRows | None = None,
         on_policy: OnPolicy | None = None,
         answers: Sequence[tuple[int, ...]] = (),
     ) -> None:
@@ -53,12 +62,16 @@ class Validator:
         self._precision = precision
         self._store = store
         self._teacher = teacher
+        self._rows = rows
         self._on_policy = on_policy
         self._answers = answers
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
         """``ce`` (and ``kl``) in nats a token, ``token_accuracy``, and ``exact``.
+
+        Of a teacher of other tokens there is ``uld`` in place of ``kl``: the universal loss, which
+        is 0 where the teacher predicts nothing.
 
         ``exact`` is the share of examples all of whose tokens are the likeliest ones: there the
         greedy answer is the right one, ended in the right place. Of a classification that is the
@@ -85,7 +98,10 @@ class Validator:
                     found = signal.beside(logits, part)
                     sums["ce"] += float(found.cross_entropy().sum())
                     sums["token_accuracy"] += float((~missed).sum())
-                    if not isinstance(signal, HardLabels):
+                    if isinstance(signal, MatchedSignal):
+                        uld = found.universal(temperature=1.0)
+                        sums["uld"] = sums.get("uld", 0.0) + float(uld.sum())
+                    elif not isinstance(signal, HardLabels):
                         kl = found.kl_forward(temperature=1.0)
                         sums["kl"] = sums.get("kl", 0.0) + float(kl.sum())
             positions += int(hidden.shape[0])
@@ -115,8 +131,9 @@ class Validator:
             soft = self._store.read(rows).to(self._precision.device)
             return StoredSignal(soft, batch.targets)
         if self._teacher is not None:
-            states = self._teacher.states(batch, all_layers=False, attentions=False)
-            return LiveSignal(self._teacher, states.supervised, batch.targets)
+            read = batch if self._rows is None else self._rows.batch(batch)
+            states = self._teacher.states(read, all_layers=False, attentions=False)
+            return live_signal(self._teacher, states.supervised, batch, self._rows)
         return HardLabels(batch.targets)
 
 

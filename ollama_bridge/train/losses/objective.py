@@ -20,8 +20,9 @@ from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.losses.chunked import chunked_losses
 from ollama_bridge.train.losses.layer_terms import LayerTerm
 from ollama_bridge.train.losses.projections import Projections
-from ollama_bridge.train.losses.signals import HardLabels, LiveSignal, Signal, StoredSignal
+from ollama_bridge.train.losses.signals import HardLabels, Signal, StoredSignal, live_signal
 from ollama_bridge.train.losses.vocabulary_terms import vocabulary_loss
+from ollama_bridge.train.teacher_rows import TeacherRows
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Objective:
         teacher: Runs beside the student; needed by ``layer_terms`` and where ``live``.
         live: Whether the teacher's distributions come from ``teacher``, and not from soft labels.
         projections: For hidden states of different widths.
+        rows: What a live teacher of other tokens reads in place of the batch, where there is one.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Objective:
         teacher: LiveTeacher | None = None,
         live: bool = False,
         projections: Projections | None = None,
+        rows: TeacherRows | None = None,
     ) -> None:
         if (layer_terms or live) and teacher is None:
             raise TrainingError("these losses need the teacher's weights")
@@ -67,6 +70,7 @@ class Objective:
         self._layer_names = loss_names([term.loss for term in self._layer_terms])
         self._teacher = teacher if layer_terms or live else None
         self._live = live
+        self._rows = rows
         self._projections = projections
         self._compares = any(loss.needs != "nothing" for loss in self._losses)
         self._reads_hidden = any(term.compares_hidden for term in self._layer_terms)
@@ -92,7 +96,8 @@ class Objective:
         theirs = None
         if self._teacher is not None:
             # First, for what it needs in passing would lie on top of what the student has to keep.
-            theirs = self._teacher.states(batch, all_layers=hidden, attentions=attentions)
+            read = batch if self._rows is None else self._rows.batch(batch)
+            theirs = self._teacher.states(read, all_layers=hidden, attentions=attentions)
         ours = run_decoder(self._model, batch, all_layers=hidden, attentions=attentions)
         parts: dict[str, torch.Tensor] = {}
         total = ours.supervised.new_zeros((), dtype=torch.float32)
@@ -113,7 +118,7 @@ class Objective:
         if self._live:
             assert self._teacher is not None
             assert theirs is not None
-            return LiveSignal(self._teacher, theirs.supervised, batch.targets)
+            return live_signal(self._teacher, theirs.supervised, batch, self._rows)
         if soft is None:
             raise TrainingError(
                 f"{batch.targets.shape[0]} supervised positions, soft labels for none"

@@ -11,6 +11,7 @@ from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.losses.layer_terms import LayerTerm, layer_term, make_projections
 from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.losses.projections import Projections
+from ollama_bridge.train.teacher_rows import TeacherRows
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def make_objectives(
     *,
     kept: tuple[int, ...],
     total: int,
+    rows: TeacherRows | None = None,
 ) -> Objectives:
     """Turn settings into what is computed.
 
@@ -51,6 +53,7 @@ def make_objectives(
         teacher: Given where ``settings.loads_teacher``.
         kept: The student's layers by their numbers in what it starts from.
         total: Layers of what it starts from.
+        rows: Of the training split, as the teacher reads them where its tokens are others.
 
     Raises:
         ConfigError: a loss names a layer that does not exist.
@@ -82,6 +85,7 @@ def make_objectives(
         teacher=teacher,
         live=settings.teacher == "live",
         projections=projections,
+        rows=rows,
     )
     transfer = None
     if settings.hidden_epochs > 0:

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import torch
 
+from ollama_bridge.alignment.positions import HOLE
+from ollama_bridge.encoding.batches import Batch
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.label_store.labels import SampledTargets, SoftTargets, Targets
 from ollama_bridge.train.live_teacher import LiveTeacher
@@ -21,6 +23,7 @@ from ollama_bridge.train.losses.sparse import (
     over_classes,
 )
 from ollama_bridge.train.losses.split_logits import SplitLogits, split_logits, teacher_classes
+from ollama_bridge.train.teacher_rows import TeacherRows
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -56,11 +59,11 @@ class Comparison(Protocol):
             TrainingError: it cannot be had.
         """
 
-    def whole(self) -> Pair:
-        """Student's (n, V) and teacher's (n, its V) logits of all tokens.
+    def universal(self, *, temperature: float) -> torch.Tensor:
+        """The distance of sorted probabilities, (n,); 0 where the teacher predicts nothing.
 
         Raises:
-            TrainingError: they are not known.
+            TrainingError: not all of the teacher's probabilities are known.
         """
 
 
@@ -125,6 +128,50 @@ class LiveSignal:
         return _Live(logits, self._targets[part], self._teacher, self._hidden[part])
 
 
+class MatchedSignal:
+    """A teacher that read the same conversations in its own tokens.
+
+    Args:
+        teacher: Whose head.
+        hidden: (its positions, D) of the teacher.
+        places: (N,) which of its positions stands where the student's does; ``HOLE``: none.
+        targets: (N,) hard labels.
+    """
+
+    def __init__(
+        self,
+        teacher: LiveTeacher,
+        hidden: torch.Tensor,
+        places: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> None:
+        self._teacher = teacher
+        self._hidden = hidden
+        self._places = places
+        self._targets = targets
+
+    def beside(self, logits: torch.Tensor, part: slice) -> Comparison:
+        """See :class:`Signal`."""
+        places = self._places[part]
+        return _Matched(logits, self._targets[part], self._teacher, self._hidden, places)
+
+
+def live_signal(
+    teacher: LiveTeacher, hidden: torch.Tensor, batch: Batch, rows: TeacherRows | None
+) -> Signal:
+    """What a teacher that was run on a batch says of it.
+
+    Args:
+        teacher: Whose head.
+        hidden: (its positions, D) of the teacher.
+        batch: As the student reads it.
+        rows: What the teacher read instead; None: the same.
+    """
+    if rows is None:
+        return LiveSignal(teacher, hidden, batch.targets)
+    return MatchedSignal(teacher, hidden, rows.places(batch), batch.targets)
+
+
 class _Hard:
     def __init__(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
         self._logits = logits
@@ -142,8 +189,8 @@ class _Hard:
     def divergence(self, loss: Divergence, *, temperature: float) -> torch.Tensor:
         return loss(*self._common(), temperature=temperature)
 
-    def whole(self) -> Pair:
-        return self._common()
+    def universal(self, *, temperature: float) -> torch.Tensor:
+        return losses.universal(*self._common(), temperature=temperature)
 
     def _common(self) -> Pair:
         raise TrainingError("this loss needs the teacher's distributions, and there are none")
@@ -181,7 +228,8 @@ class _Stored:
         theirs = teacher_classes(self._soft, vocabulary=self._logits.shape[1])
         return self._split.classes, theirs
 
-    def whole(self) -> Pair:
+    def universal(self, *, temperature: float) -> torch.Tensor:
+        del temperature
         raise TrainingError(
             "soft labels do not hold every token's probability", hint="--set distill.teacher=live"
         )
@@ -223,6 +271,34 @@ class _Live(_Hard):
         width = min(self._logits.shape[1], self._theirs.shape[1])
         return self._logits[:, :width], self._theirs[:, :width]
 
-    def whole(self) -> Pair:
+    def universal(self, *, temperature: float) -> torch.Tensor:
         """Padding of either head too."""
-        return self._logits, self._theirs
+        return losses.universal(self._logits, self._theirs, temperature=temperature)
+
+
+class _Matched(_Hard):
+    def __init__(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        teacher: LiveTeacher,
+        hidden: torch.Tensor,
+        places: torch.Tensor,
+    ) -> None:
+        super().__init__(logits, targets)
+        self._teacher = teacher
+        self._hidden = hidden
+        self._places = places
+
+    def universal(self, *, temperature: float) -> torch.Tensor:
+        matched = torch.nonzero(self._places != HOLE)[:, 0]
+        theirs = self._teacher.logits(self._hidden[self._places[matched]])
+        found = losses.universal(self._logits[matched], theirs, temperature=temperature)
+        return found.new_zeros(len(self._places)).index_copy(0, matched, found)
+
+    def _common(self) -> Pair:
+        raise TrainingError(
+            "teacher and student have other tokens: of the losses between distributions only "
+            "universal compares them",
+            hint="--set 'distill.losses=[{loss: cross_entropy}, {loss: universal}]'",
+        )

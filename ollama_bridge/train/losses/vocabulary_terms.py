@@ -23,7 +23,6 @@ from ollama_bridge.train.losses.vocabulary import (
     kl_skewed_forward,
     kl_skewed_reverse,
     total_variation,
-    universal,
 )
 
 
@@ -45,7 +44,7 @@ def vocabulary_loss(loss: VocabularyLoss, found: Comparison) -> torch.Tensor:
     if isinstance(loss, KLSkewedLoss) and loss.direction == "reverse" and loss.alpha == 0:
         return found.kl_reverse(temperature=loss.temperature)  # which it is, where it is infinite
     if isinstance(loss, UniversalLoss):
-        return universal(*found.whole(), temperature=loss.temperature)
+        return found.universal(temperature=loss.temperature)
     return found.divergence(_divergence(loss), temperature=loss.temperature)
 
 
