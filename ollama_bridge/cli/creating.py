@@ -1,6 +1,6 @@
 """What ``create -f`` sends: every instruction of a Modelfile, and the files that it names.
 
-As ``parser.CreateRequest`` of Ollama (v0.34.4) reads them, but for what it drops without a word.
+As ``parser.CreateRequest`` of Ollama (v0.34.4) reads them; what it drops without a word is told.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import codecs
 import glob
 import io
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from ollama_bridge.cli import output
 from ollama_bridge.errors import ModelfileError
 from ollama_bridge.modelfile.grammar import Command, read_commands
 from ollama_bridge.modelfile.value import modelfile_of
@@ -29,6 +32,7 @@ _VERSION = re.compile(r"v?(\d+(\.\d+){0,2}([-+][\w.+-]+)?)", re.ASCII)
 _IS_PATH = re.compile(r"([~/]|\.{1,2}/|[A-Za-z]:[\\/]).*|[^:]+\.gguf")
 
 
+_NAMED = 5  # kinds of character in one warning
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -45,6 +49,30 @@ def read_modelfile(path: Path, *, hint: str) -> str:
     except (OSError, UnicodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is neither UTF-8 nor UTF-16"
         raise ModelfileError(f"{path} cannot be read: {reason}", hint=hint) from exc
+
+
+def warn_of_dropped(text: str) -> None:
+    """Tell which characters a Modelfile loses: as Ollama reads it, it is sent without them.
+
+    Raises:
+        ModelfileError: what Ollama would refuse.
+    """
+    for command in read_commands(text):
+        lines = [line for line, _ in command.dropped]
+        if not lines:
+            continue
+        where = f"line {lines[0]}" if lines[0] == lines[-1] else f"lines {lines[0]} to {lines[-1]}"
+        counts = Counter(character for _, character in command.dropped)
+        named = [
+            f"{f'{count} x ' if count > 1 else ''}U+{ord(character):04X}"
+            f" {unicodedata.name(character, '')}".rstrip()
+            for character, count in counts.most_common(_NAMED)
+        ]
+        more = f" and {len(counts) - _NAMED} other kinds" if len(counts) > _NAMED else ""
+        output.say(
+            f"warning: {where}: {command.name.upper()} loses characters that Ollama does not take "
+            f"from a Modelfile: {', '.join(named)}{more}"
+        )
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def register(
     Examples:
       ollama-bridge register ./gguf my-model --modelfile Modelfile --out ./registered
     """
-    from ollama_bridge.cli.creating import read_modelfile
+    from ollama_bridge.cli.creating import read_modelfile, warn_of_dropped
     from ollama_bridge.client import Client
     from ollama_bridge.daemon.ensure import ensure_daemon
     from ollama_bridge.modelfile import Modelfile
@@ -182,6 +182,7 @@ def register(
     else:
         text = read_modelfile(modelfile, hint="ollama-bridge render --help")
         parsed = Modelfile.parse(text)
+        warn_of_dropped(text)
     with ConsoleReporter() as reporter:
         daemon = ensure_daemon(reporter=reporter, host=host)
         with Client(daemon.host) as client:

@@ -55,7 +55,7 @@ def create(
     Examples:
       ollama-bridge create my-model -f Modelfile
     """
-    from ollama_bridge.cli.creating import read_creation, read_modelfile
+    from ollama_bridge.cli.creating import read_creation, read_modelfile, warn_of_dropped
     from ollama_bridge.modelfile import check_tag
 
     check_tag(tag)
@@ -67,6 +67,7 @@ def create(
         )
     text = read_modelfile(modelfile, hint="name it with -f FILE")
     content = read_creation(text, tag, modelfile.parent)
+    warn_of_dropped(text)
     request = dict(content.request)
     with ConsoleReporter(quiet=quiet) as reporter, _client(host) as client:
         for place, files in content.files.items():

@@ -27,6 +27,16 @@ _COMMANDS = (
     "message",
     "requires",
 )
+# What came with Unicode 15, which Go knows and Python 3.11 does not: new emoji, for one.
+_OF_UNICODE_15 = re.compile(
+    r"[\u0cf3\u0ece\U00010efd-\U00010eff\U0001123f-\U00011241\U00011b00-\U00011b09"
+    r"\U00011f00-\U00011f10\U00011f12-\U00011f3a\U00011f3e-\U00011f59\U0001342f"
+    r"\U00013440-\U00013455\U0001b132\U0001b155\U0001d2c0-\U0001d2d3\U0001df25-\U0001df2a"
+    r"\U0001e030-\U0001e06d\U0001e08f\U0001e4d0-\U0001e4f9\U0001f6dc\U0001f774-\U0001f776"
+    r"\U0001f77b-\U0001f77f\U0001f7d9\U0001fa75-\U0001fa77\U0001fa87-\U0001fa88"
+    r"\U0001faad-\U0001faaf\U0001fabb-\U0001fabd\U0001fabf\U0001face-\U0001facf"
+    r"\U0001fada-\U0001fadb\U0001fae8\U0001faf7-\U0001faf8\U0002b739\U00031350-\U000323af]"
+)
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,14 @@ class Command:
         name: In lower case, such as ``from``.
         argument: Name of a parameter, or role of a message.
         value: What follows, without quotes.
+        dropped: Characters of the value that Ollama silently drops, with their lines.
     """
 
     line: int
     name: str
     argument: str
     value: str
+    dropped: tuple[tuple[int, str], ...] = ()
 
 
 def read_commands(text: str) -> list[Command]:
@@ -63,7 +75,7 @@ def read_commands(text: str) -> list[Command]:
             position += 1
         else:
             line = _line_of(text, position)
-            if not character.isprintable():
+            if not _is_kept(character):
                 position += 1  # begins a word, and is dropped from it
             word, position = _word(text, position, r"[A-Za-z]+", line=line)
             command = word.lower()
@@ -77,8 +89,8 @@ def read_commands(text: str) -> list[Command]:
                 argument, position = _word(text, position, r"[A-Za-z0-9_]*", line=line)
             elif command == "message":
                 argument, position = _word(text, position, r"[A-Za-z]*", line=line)
-            value, position = _value(text, position, line=line, command=command)
-            commands.append(Command(line, command, argument, value))
+            value, position, dropped = _value(text, position, line=line, command=command)
+            commands.append(Command(line, command, argument, value, dropped))
     return commands
 
 
@@ -123,7 +135,11 @@ def bare_or_quoted(value: str) -> str:
 def _is_kept(character: str) -> bool:
     # Go's strconv.IsPrint and Python's isprintable have the same definition (letters, marks,
     # numbers, punctuation, symbols and the ASCII space); spaces and line ends take another way.
-    return character.isprintable() or character in "\t\r\n"
+    return (
+        character.isprintable()
+        or character in "\t\r\n"
+        or _OF_UNICODE_15.match(character) is not None
+    )
 
 
 def _word(text: str, position: int, pattern: str, *, line: int) -> tuple[str, int]:
@@ -134,22 +150,29 @@ def _word(text: str, position: int, pattern: str, *, line: int) -> tuple[str, in
     return text[position:end], end + 1
 
 
-def _value(text: str, position: int, *, line: int, command: str) -> tuple[str, int]:
+def _value(
+    text: str, position: int, *, line: int, command: str
+) -> tuple[str, int, tuple[tuple[int, str], ...]]:
     buffer: list[str] = []
+    dropped: list[tuple[int, str]] = []
+    at = line
     while position < len(text):
         character = text[position]
         position += 1
         if character in _NEWLINES:
             value = _unquote("".join(buffer))
             if value is not None:
-                return value, position
+                return value, position, tuple(dropped)
             buffer.append(character)
-        elif character in _SPACES or character.isprintable():
+            at += character == "\n"
+        elif _is_kept(character):
             buffer.append(character)
+        else:
+            dropped.append((at, character))
     value = _unquote("".join(buffer))
     if value is None:
         raise ModelfileError(f"line {line}: the value of {command.upper()} has no closing quotes")
-    return value, position
+    return value, position, tuple(dropped)
 
 
 def _unquote(buffer: str) -> str | None:

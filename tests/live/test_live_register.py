@@ -30,7 +30,7 @@ from ollama_bridge.daemon.era import REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.layout import RELEASES
 from ollama_bridge.daemon.store import find_manifest
 from ollama_bridge.errors import DaemonError, ParityError
-from ollama_bridge.modelfile import Modelfile
+from ollama_bridge.modelfile import Modelfile, dropped_characters
 from ollama_bridge.models.gguf.reader import GGUFContents, read_gguf
 from ollama_bridge.models.reference.values import with_reference_values
 from ollama_bridge.models.sources.resolve import resolve_model
@@ -266,9 +266,14 @@ def test_what_a_tag_was_before_leaves_the_store(
 def create_from_text(daemon: PrivateDaemon, modelfile: Modelfile, tag: str, folder: Path) -> None:
     """``ollama create TAG -f Modelfile``, with the real program."""
     (folder / "Modelfile").write_text(modelfile.to_text(), encoding="utf-8", newline="")
+    ollama_create(daemon, tag, folder / "Modelfile")
+
+
+def ollama_create(daemon: PrivateDaemon, tag: str, path: Path) -> None:
+    """``ollama create TAG -f PATH``, with the real program."""
     subprocess.run(
-        [str(daemon.binary), "create", tag, "-f", str(folder / "Modelfile")],
-        env={"OLLAMA_HOST": daemon.host, "HOME": str(folder), "PATH": "/usr/bin:/bin"},
+        [str(daemon.binary), "create", tag, "-f", str(path)],
+        env={"OLLAMA_HOST": daemon.host, "HOME": str(path.parent), "PATH": "/usr/bin:/bin"},
         check=True,
         capture_output=True,
     )
@@ -324,6 +329,29 @@ def test_every_printable_character_survives_the_text(
     modelfile = replace(modelfile_of(tiny.gguf("f16")), system=characters)
     create_from_text(daemon, modelfile, "live-text:all", tmp_path)
     assert client.show("live-text:all").system == characters
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="Python knows newer characters than Go")
+def test_what_ollama_drops_of_a_text_is_what_we_name(
+    daemon: PrivateDaemon, client: Client, tiny: Exports, tmp_path: Path
+) -> None:
+    """Two characters of each class, then all that there are: lost if and only if named."""
+    classes: dict[str, list[str]] = {}
+    for code in range(1, 0x110000):
+        classes.setdefault(unicodedata.category(chr(code)), []).append(chr(code))
+    del classes["Cs"]  # no UTF-8
+    samples = "".join(f"{name}<{found[0]}{found[-1]}>" for name, found in classes.items())
+    everything = "".join(character for found in classes.values() for character in found)
+    everything = everything.replace("\r", "").replace("\n", "")
+    source = modelfile_of(tiny.gguf("f16")).from_
+    for text in (samples.replace("\r", ""), f"({everything})"):
+        path = tmp_path / "Modelfile"
+        path.write_text(f'FROM {source}\nSYSTEM """{text}"""', encoding="utf-8", newline="")
+        ollama_create(daemon, "live-text:dropped", path)
+        dropped = {character for _, character in dropped_characters(text)}
+        expected = "".join(character for character in text if character not in dropped)
+        assert client.show("live-text:dropped").system == expected
+        assert {"\u00a0", "\u200d", "\ufeff", "\u3000", "\x01"} & set(text) <= dropped
 
 
 def test_gguf_in_the_daemon_is_the_file(

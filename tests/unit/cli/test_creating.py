@@ -142,6 +142,29 @@ def test_a_modelfile_that_is_no_text(
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "line", ["register ./gguf new --modelfile M --out out", "create new -f M --quiet"]
+)
+def test_characters_that_ollama_drops_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
+) -> None:
+    """Nobody sees them, so that nobody would miss them; before a daemon is asked for anything."""
+    with open_draft(tmp_path / "gguf", Work(kind="gguf", stage="convert", version=1)) as draft:
+        (draft.path / "model.gguf").write_bytes(b"GGUF")
+        draft.commit()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:1/nothing")  # none is started there
+    text = 'FROM m\nSYSTEM """a\u00a0b\u200dc\u00a0\nd\x07"""\nLICENSE \ufeffMIT\nTEMPLATE x\n'
+    Path("M").write_text(text, encoding="utf-8")
+    told = run_line(monkeypatch, f"ollama-bridge {line}").stderr.splitlines()
+    loses = "loses characters that Ollama does not take from a Modelfile"
+    assert [row for row in told if row.startswith("warning")] == [
+        f"warning: lines 2 to 3: SYSTEM {loses}: 2 x U+00A0 NO-BREAK SPACE, "
+        "U+200D ZERO WIDTH JOINER, U+0007",
+        f"warning: line 4: LICENSE {loses}: U+FEFF ZERO WIDTH NO-BREAK SPACE",
+    ]
+
+
 @pytest.mark.parametrize("flag", ["--force", "--draft-quantize int4"])
 def test_flags_of_an_import_of_ollama_are_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flag: str

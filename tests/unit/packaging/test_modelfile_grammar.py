@@ -140,4 +140,18 @@ def test_refuses_with_the_line(text: str, message: str) -> None:
 
 def test_dropped_characters_are_found_with_their_lines() -> None:
     """Characters that Ollama drops are seen before they are lost; comments do not matter."""
-    assert dropped_characters("# \u00a0\nFROM a\nSYSTEM b\u200dc\n") == [(3, "\u200d")]
+    text = "# \u00a0\nFROM a\nSYSTEM b\u200dc\n"
+    assert dropped_characters(text) == [(3, "\u200d")]
+    assert [command.dropped for command in read_commands(text)] == [(), ((3, "\u200d"),)]
+
+
+def test_new_emoji_are_kept() -> None:
+    """A Python may know fewer characters than Ollama."""
+    assert dropped_characters("SYSTEM \U0001fae8 \U0001fa77") == []
+
+
+def test_what_looks_like_a_comment_in_a_value_loses_characters_too() -> None:
+    """Of several lines, each has its own number."""
+    (command,) = read_commands('SYSTEM """a\u00a0\n# b\x07\tc\n\ufeff"""')
+    assert command.value == "a\n# b\tc\n"
+    assert command.dropped == ((1, "\u00a0"), (2, "\x07"), (3, "\ufeff"))
