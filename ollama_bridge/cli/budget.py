@@ -75,3 +75,4 @@ def print_budget(gguf: GGUFFile) -> None:
     output.table(rows)
     output.data("")
     output.say(f"measured on {budget['texts']}, {budget['positions']} positions")
+    output.say(f"as a picture, with the sizes between: {gguf.path / 'tradeoff.svg'}")

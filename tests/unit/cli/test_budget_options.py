@@ -27,6 +27,8 @@ def test_what_was_chosen_is_a_table(tiny_checkpoint: Path, tmp_path: Path) -> No
     assert any(line.startswith("this file\t") for line in lines)
     assert any(line.startswith("q4_k_m\t") for line in lines)
     assert lines[-1] == str(tmp_path / "gguf")
+    assert str(tmp_path / "gguf" / "tradeoff.svg") in done.stderr
+    assert (tmp_path / "gguf" / "tradeoff.svg").is_file()
     facts = json.loads(runner.invoke(cli.app, [*command, "--json"]).stdout)
     assert facts["size_bytes"] <= 300_000
     assert facts["budget"]["groups"]
