@@ -55,7 +55,7 @@ NOISE_OF: Mapping[str, str] = {
     "q8_0": "q8_0",
     "q6_k": "q6_k",
     **dict.fromkeys(("q5_k_m", "q5_k_s", "q5_1", "q5_0"), "q5_0"),
-    **dict.fromkeys(("q4_k_m", "q4_k_s"), "q4_k_s"),
+    **dict.fromkeys(("q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs"), "q4_k_s"),
     **dict.fromkeys(("q4_1", "q4_0"), "q4_0"),
 }
 NOISE_TYPES = tuple(dict.fromkeys(NOISE_OF.values()))

@@ -28,7 +28,7 @@ from ollama_bridge.errors import (
 from ollama_bridge.modelfile import Modelfile, check_tag
 from ollama_bridge.modelfile.parameters import check_parameters
 from ollama_bridge.option_kinds import OPTION_KINDS
-from ollama_bridge.quantization.file_types import ALL_NAMES, name_of
+from ollama_bridge.quantization.file_types import PROVEN_NAMES, name_of
 from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.registry.attachments import read_attachments
 from ollama_bridge.registry.manifest import parse_manifest
@@ -86,7 +86,7 @@ def verify_tag(
         ConfigError: no legal tag.
         ModelNotFoundError: the daemon has no such tag.
         ParityError: the tag carries no values, and no checkpoint was given; or it has no GGUF, or
-            one of a type that we do not write.
+            one of a type for which no bounds are known.
         ArtifactError: the values cannot be read.
         DaemonError: the daemon could not answer, or the tag was replaced meanwhile.
     """
@@ -376,7 +376,7 @@ def type_of(tag: str, details: ModelDetails) -> str:
         raise ParityError(
             f"{tag} is of type {level}, for which no bounds are known",
             layer="tensor",
-            hint=f"tags of these types can be proven: {ALL_NAMES}",
+            hint=f"tags of these types can be proven: {PROVEN_NAMES}",
         )
     return found
 

@@ -51,11 +51,14 @@ NUMBERS: Mapping[str, int] = {
     "q6_k": 18,
     "bf16": 32,
 }
+# Of files that others made: they are not written here, but a tag of them can be proven.
+_PROVEN_ALONE: Mapping[str, int] = {"iq4_nl": 25, "iq4_xs": 30}
+PROVEN_NAMES = ", ".join((*FILE_TYPES, *_PROVEN_ALONE))
 
 
 def name_of(number: object) -> str | None:
-    """The type that a GGUF's ``general.file_type`` means; None if it is none of ours."""
-    for name, known in NUMBERS.items():
+    """The type that a GGUF's ``general.file_type`` means; None if it is none that is proven."""
+    for name, known in {**NUMBERS, **_PROVEN_ALONE}.items():
         if known == number and type(number) is int:
             return name
     return None

@@ -123,7 +123,7 @@ _FIXED = {
     "q8_0": _mean_kl(0.01),
     "q6_k": _mean_kl(0.02),
     **dict.fromkeys(("q5_k_m", "q5_k_s", "q5_1", "q5_0"), _mean_kl(0.05)),
-    **dict.fromkeys(("q4_k_m", "q4_k_s", "q4_1", "q4_0"), _mean_kl(0.15)),
+    **dict.fromkeys(("q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs"), _mean_kl(0.15)),
     **dict.fromkeys(("q3_k_l", "q3_k_m", "q3_k_s", "q2_k"), _mean_kl(_COARSE_MEAN_KL_LIMIT)),
 }
 
@@ -148,7 +148,7 @@ def bounds_of(
     """The bounds of one type for one checkpoint.
 
     Args:
-        gguf_type: One of ``quantization.file_types.FILE_TYPES``.
+        gguf_type: One that ``quantization.file_types.name_of`` gives.
         reference: Knows what rounding alone does to the checkpoint.
         recorded: What rounding does to this very file, whose types no preset names.
     """

@@ -41,6 +41,7 @@ from fakes.exports import (
 from fakes.private_daemon import PrivateDaemon
 from fakes.sentencepiece import build_sentencepiece, publish
 from llama_converters import LlamaCpp
+from llama_quantize import find_tool
 
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
@@ -335,6 +336,30 @@ def test_another_converter_s_file_and_a_bare_from(
         client.delete(tag)
     assert found.passed, found.first_failure
     assert "leaves to Ollama's defaults: temperature, repeat_penalty, num_predict" in found.verdict
+
+
+def test_a_type_that_others_write_is_proven(
+    tiny: Exports, client: Client, tmp_path: Path, caches: dict[str, str]
+) -> None:
+    """By the values in its file, and against its checkpoint; a wrong tensor is named there."""
+    tool, good = find_tool(caches), tiny.gguf("f16")
+    bad = damaged(good, tmp_path / "bad", undo_permutation)
+    tag = "live-verify-iq4:latest"
+    for source in (good, bad):
+        theirs = tmp_path / f"{source.path.name}.gguf"
+        subprocess.run([tool, source.gguf_path, theirs, "iq4_nl"], check=True, capture_output=True)
+        digest = f"sha256:{digest_file(theirs)}"
+        client.upload_blob(theirs, digest)
+        client.create(modelfile_of(good, "Be brief.").to_request(tag, blob_digest=digest))
+        alone = verify_tag(tag, client=client)
+        held = verify_tag(tag, client=client, against=tiny.checkpoint)
+        assert alone.type == held.type == "iq4_nl"
+        if source is good:
+            assert alone.passed, alone.first_failure
+            assert held.passed, held.first_failure
+        else:
+            assert held.first_failure is not None
+            assert "attn_q.weight: its rows" in (held.first_failure.difference or "")
 
 
 @pytest.mark.parametrize(

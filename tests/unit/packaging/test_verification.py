@@ -34,7 +34,9 @@ from ollama_bridge.reference import (
 from ollama_bridge.reporting import Event, NullReporter, Progress
 from ollama_bridge.storage.artifacts import Checkpoint, Manifest, Work
 from ollama_bridge.verification import type_of, verify_tag
+from ollama_bridge.verify.bounds import bounds_of
 from ollama_bridge.verify.certificate import Certificate
+from ollama_bridge.verify.types import check_types
 
 
 class FakeClient:
@@ -88,6 +90,27 @@ def test_a_tag_without_a_gguf_is_pulled_and_not_verified(
             verify_tag("m", client=client)
         assert pull_through_daemon("m", verify=True, host=daemon.host).verdict == "not verified"
     assert "--against" not in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("number", "name"), [(25, "iq4_nl"), (30, "iq4_xs")])
+def test_a_type_of_four_bits_that_we_do_not_write_is_proven(number: int, name: str) -> None:
+    """By the bounds of those that we write."""
+    details = replace(FakeClient.details, model_info={"general.file_type": number})
+    assert type_of("m", details) == name
+    reference = small_reference()
+    assert bounds_of(name, reference) == bounds_of("q4_k_s", reference)
+    shown = {"tensors": [{"type": name.upper(), "shape": [256, 256]}]}
+    types = check_types(name, shown)
+    assert types is not None
+    assert types.passed
+
+
+def test_a_type_without_bounds_is_told() -> None:
+    """Such as IQ2_XXS, of which nobody knows how far it may lie; the hint has those that can be."""
+    details = replace(FakeClient.details, model_info={"general.file_type": 19})
+    with pytest.raises(ParityError, match="for which no bounds are known") as caught:
+        type_of("m", details)
+    assert "q2_k, iq4_nl, iq4_xs" in (caught.value.hint or "")
 
 
 def test_a_type_that_the_daemon_does_not_tell() -> None:

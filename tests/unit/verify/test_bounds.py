@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fakes.serving import small_reference
 
-from ollama_bridge.quantization.file_types import FILE_TYPES
+from ollama_bridge.quantization.file_types import FILE_TYPES, PROVEN_NAMES
 from ollama_bridge.reference import (
     NOISE_DIFFERENCE_KEY,
     NOISE_MEAN_KL_KEY,
@@ -77,7 +77,7 @@ def test_random_weights_have_no_proof_in_f16_either() -> None:
 
 def test_what_stands_for_a_type_is_estimated() -> None:
     """No type's noise is left to chance."""
-    assert set(NOISE_OF) <= set(FILE_TYPES)
+    assert set(NOISE_OF) <= set(PROVEN_NAMES.split(", "))
     assert set(NOISE_OF.values()) == set(NOISE_TYPES)
 
 
