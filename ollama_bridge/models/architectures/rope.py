@@ -100,22 +100,21 @@ def llama3_divisors(
     Raises:
         ConversionError: one of them is missing, or no number.
 
-    Source: ``_compute_llama3_parameters`` of transformers; llama.cpp's converter has the same.
+    Source: ``_compute_llama3_parameters`` of transformers. Step by step in float32 as llama.cpp's
+    converter has it, whose tensor has the same bytes.
     """
     factor, theta = positive(parameters, "factor"), positive(parameters, "rope_theta")
     low, high = positive(parameters, "low_freq_factor"), positive(parameters, "high_freq_factor")
     context = positive(parameters, "original_max_position_embeddings")
-    divisors = []
-    for index in range(0, head_dim, 2):
-        wavelength = 2 * math.pi * theta ** (index / head_dim)
-        if wavelength < context / high:
-            divisors.append(1.0)
-        elif wavelength > context / low:
-            divisors.append(factor)
-        else:
-            smooth = (context / wavelength - low) / (high - low)
-            divisors.append(1 / ((1 - smooth) / factor + smooth))
-    return np.array(divisors, dtype=np.float32)
+    single = np.float32
+    with np.errstate(all="ignore"):  # of those that are not taken below
+        exponents = np.arange(0, head_dim, 2, dtype=single) / single(head_dim)
+        powers = (theta ** exponents.astype(np.float64)).astype(single)
+        wavelengths = 1 / (1 / powers) * single(2 * math.pi)
+        smooth = (1 / wavelengths * single(context) - single(low)) / single(high - low)
+        between = 1 / ((1 - smooth) / single(factor) + smooth)
+        long = np.where(wavelengths > context / low, single(factor), between)
+        return np.where(wavelengths < context / high, single(1), long)
 
 
 def entries(parameters: Mapping[str, Any], prefix: str) -> list[Entry]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -17,6 +18,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from ollama_bridge.conversion import convert
 from ollama_bridge.errors import ConversionError, UnsupportedArchitectureError
 from ollama_bridge.models.architectures import ARCHITECTURES
+from ollama_bridge.models.architectures.rope import llama3_divisors
 from ollama_bridge.models.load import load_model
 from ollama_bridge.models.sources.gguf_import import import_gguf
 from ollama_bridge.models.sources.resolve import resolve_model
@@ -73,6 +75,23 @@ def test_there_and_back(case: str, tmp_path: Path) -> None:
         assert bytes(left.data) == bytes(right.data), left.name
     architecture = first.fields["general.architecture"].contents()
     assert own_keys(path, architecture) == own_keys(again, architecture)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "factor", "between"),
+    [
+        (64, 32.0, [1.6513293, 3.2922628, 9.666731]),
+        (128, 8.0, [1.2074839, 1.5534146, 2.026313, 2.69453, 3.6842532, 5.257327]),
+    ],
+)
+def test_llama_3_scales_to_the_last_bit_as_llama_cpp_converts(
+    head_dim: int, factor: float, between: list[float]
+) -> None:
+    """The divisors that it writes for the heads of Llama 3.2 1B, and of 3.1 8B."""
+    divisors = llama3_divisors({**LLAMA3, "rope_theta": 5e5, "factor": factor}, head_dim)
+    kept, scaled = np.count_nonzero(divisors == 1), np.count_nonzero(divisors == factor)
+    expected = [*[1.0] * kept, *between, *[factor] * scaled]
+    assert divisors.tobytes() == np.array(expected, dtype=np.float32).tobytes()
 
 
 @pytest.mark.parametrize(
