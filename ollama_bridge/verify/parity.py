@@ -223,14 +223,14 @@ class _Run:
 
     def agrees_up_to(
         self, tokens: int, *, prompts: Sequence[Place], answers: Sequence[Place]
-    ) -> bool:
-        """Whether log-probabilities agree at all places with at most so many tokens."""
+    ) -> bool | None:
+        """Whether log-probabilities agree at all places with at most so many tokens, if any."""
         short = [
             [one for one in places if one.expected_tokens <= tokens]
             for places in (answers, prompts)
         ]
         measured = Measured(*short, special=special_texts(self.reference))
-        return not measured.places or measured.is_within(self.bounds)
+        return measured.is_within(self.bounds) if measured.places else None
 
     def check_ends(self) -> Check:
         """Where an end token is the clear choice, the daemon ends without being told to."""

@@ -40,23 +40,27 @@ def refuse_unread_windows(version: str, tag: str, metadata: Mapping[str, Any]) -
 
 
 def explain_wider_window(
-    version: str, metadata: Mapping[str, Any], agrees_up_to: Callable[[int], bool]
+    version: str, metadata: Mapping[str, Any], agrees_up_to: Callable[[int], bool | None]
 ) -> tuple[Check, ...]:
     """A failed check where log-probabilities differ for one token more in the window; else none.
 
     Args:
         version: The daemon's.
         metadata: The GGUF's metadata.
-        agrees_up_to: Whether all texts of at most so many tokens are as the checkpoint has them.
+        agrees_up_to: Whether all texts of at most so many tokens are as the checkpoint has them;
+            None: there is none.
     """
     window = metadata.get(_WIDENED)
     # 0: no layer of it slides.
     if not isinstance(window, int) or window <= 0 or not has_limit(version, WIDER_WINDOW):
         return ()
-    if not agrees_up_to(window):
+    short_ones = agrees_up_to(window)
+    if short_ones is False:
         return ()
     difference = (
         f"what differs is in texts longer than its window of {window} tokens, to which Ollama "
         f"{version} adds one"
     )
+    if short_ones is None:
+        difference += "; all are, so it cannot be told whether a tensor is wrong as well"
     return (Check.of(WINDOW, "tensor", difference, {"window": window}),)

@@ -113,7 +113,7 @@ def test_windows_that_a_version_has_in_other_layers(
     ("version", "architecture", "window", "everywhere", "named"),
     [
         ("0.24.0", "gemma3", 3, False, True),
-        ("0.24.0", "gemma3", 2, True, True),  # every text is longer
+        ("0.24.0", "gemma3", 2, True, True),  # every text is longer: it may be that
         ("0.24.0", "gemma3", 3, True, False),
         ("0.24.0", "gemma3", 4, False, False),
         ("0.24.0", "gemma3", 0, True, False),  # none of its layers slides
@@ -137,6 +137,7 @@ def test_a_window_that_a_version_has_wider_is_named_where_it_shows(
         certificate.model_copy(update={"checks": wrong}).raise_if_failed()
     assert ("window of" in str(caught.value)) == named
     assert ("update Ollama" in (caught.value.hint or "")) == named
+    assert ("cannot be told" in str(caught.value)) == (named and window == 2)
 
 
 def test_an_answer_of_another_day_is_asked_for_with_its_own_prompt() -> None:
