@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from fakes import exports
 from fakes.adapters import build_adapter, change_settings
-from fakes.architectures import build_checkpoint
 from fakes.exports import (
     SYSTEM,
     Exports,
@@ -33,7 +32,7 @@ from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
-from ollama_bridge.daemon.era import NO_ADAPTER, REWRITES_GGUF, WIDER_WINDOW, has_limit, limits_of
+from ollama_bridge.daemon.era import NO_ADAPTER, REWRITES_GGUF, has_limit, limits_of
 from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.errors import (
@@ -45,7 +44,6 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.inspection import verify
 from ollama_bridge.modelfile import Modelfile
-from ollama_bridge.models.reference.values import with_reference_values
 from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.packaging.package import package
 from ollama_bridge.reference import ReferenceValues
@@ -303,27 +301,6 @@ def test_a_wrong_export_is_refused(
         register(gguf, modelfile, "era-wrong", client=client, out_dir=tmp_path / "out")
     assert caught.value.layer == layer
     assert not any(model.name.startswith("ollama-bridge/") for model in client.list())
-
-
-def test_a_window_of_attention_is_as_wide_as_the_checkpoint_has_it(
-    client: Client, tmp_path: Path
-) -> None:
-    """A Gemma 3's, which the probes reach beyond, or the version that widens it is named."""
-    checkpoint = with_reference_values(
-        resolve_model(str(build_checkpoint("gemma3", tmp_path / "source")), cache_dir=tmp_path),
-        system=None,
-        out_dir=tmp_path / "checkpoint",
-    )
-    gguf = convert(checkpoint, type="f16", out_dir=tmp_path / "gguf")
-    arguments = gguf, modelfile_of(gguf, None), "era-window:latest"
-    version, out_dir = client.version(), tmp_path / "tag"
-    if not has_limit(version, WIDER_WINDOW):
-        client.delete(register(*arguments, client=client, out_dir=out_dir).tag)
-        return
-    said = f"longer than its window of 32 tokens, to which Ollama {version} adds one"
-    with pytest.raises(ParityError, match=said) as caught:
-        register(*arguments, client=client, out_dir=out_dir)
-    assert "update Ollama to 0.30" in (caught.value.hint or "")
 
 
 def test_prompts_are_proven_without_the_rendering_flag(
