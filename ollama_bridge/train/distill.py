@@ -138,14 +138,7 @@ def distill(
         rows: Mapping[str, TeacherRows] = {}
         if reads_own:
             assert teacher is not None
-            learnt = {"train": material.training, "validation": material.validation}
-            splits = {
-                name: (list(read_examples(corpus.split_path(name))), batches.examples)
-                for name, batches in learnt.items()
-            }
-            rows = read_teacher_rows(
-                teacher, material.tokenizer, splits, stage=stage, reporter=reporter
-            )
+            rows = _rows_of(teacher, corpus, material, stage=stage, reporter=reporter)
         ranks.check_room(
             start.path,
             precision,
@@ -185,6 +178,18 @@ def distill(
         )
         timer.finish(out_dir, checkpoint.facts)
         return checkpoint
+
+
+def _rows_of(
+    teacher: Checkpoint, corpus: Corpus, material: Material, *, stage: str, reporter: Reporter
+) -> Mapping[str, TeacherRows]:
+    """What a teacher of other tokens reads of what is learnt, by split."""
+    learnt = {"train": material.training, "validation": material.validation}
+    splits = {
+        name: (list(read_examples(corpus.split_path(name))), batches.examples)
+        for name, batches in learnt.items()
+    }
+    return read_teacher_rows(teacher, material.tokenizer, splits, stage=stage, reporter=reporter)
 
 
 def _work(

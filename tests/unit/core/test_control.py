@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_bridge.recipe.config import parse_recipe
+from ollama_bridge.recipe.config import Recipe, parse_recipe
 from ollama_bridge.recipe.losses import CrossEntropyLoss
 
 
-def test_control_has_hard_labels_alone() -> None:
-    """Whatever the student learns from, the control reads no teacher, in as many steps."""
-    recipe = parse_recipe(
+def _recipe(**distill: object) -> Recipe:
+    return parse_recipe(
         {
             "name": "mine",
             "description": "A recipe.",
             "task": {"kind": "classify", "system": "Which?", "labels": ["a", "b"]},
             "data": {"source": "vader"},
             "teacher": {"model": "ollama:smollm2:135m"},
-            "distill": {
-                "teacher": "live",
-                "losses": [{"loss": "kl_reverse"}, {"loss": "hidden"}],
-                "epochs": 2,
-                "hidden_epochs": 0.5,
-                "on_policy": {},
-            },
+            "distill": distill,
             "export": {"tag": "mine"},
         },
         source="mine.yaml",
+    )
+
+
+def test_control_has_hard_labels_alone() -> None:
+    """Whatever the student learns from, the control reads no teacher, in as many steps."""
+    recipe = _recipe(
+        teacher="live",
+        losses=[{"loss": "kl_reverse"}, {"loss": "hidden"}],
+        epochs=2,
+        hidden_epochs=0.5,
+        on_policy={},
     )
     control = recipe.control_settings
     assert control.loss_terms == (CrossEntropyLoss(),)
@@ -39,18 +43,7 @@ def test_control_has_hard_labels_alone() -> None:
 @pytest.mark.parametrize("hidden_epochs", [0.0, 0.5, 3.0, 200.0])
 def test_control_takes_as_many_steps_of_a_small_file(batches: int, hidden_epochs: float) -> None:
     """Those of hidden states count for both: what is left of them is learnt from answers."""
-    recipe = parse_recipe(
-        {
-            "name": "mine",
-            "description": "A recipe.",
-            "task": {"kind": "classify", "system": "Which?", "labels": ["a", "b"]},
-            "data": {"source": "vader"},
-            "teacher": {"model": "ollama:smollm2:135m"},
-            "distill": {"epochs": 2, "hidden_epochs": hidden_epochs, "min_steps": 50},
-            "export": {"tag": "mine"},
-        },
-        source="mine.yaml",
-    )
+    recipe = _recipe(epochs=2, hidden_epochs=hidden_epochs, min_steps=50)
     passes = recipe.distill.passes(batches)
     assert recipe.control_settings.passes(batches) == hidden_epochs + passes
     assert passes >= 2
