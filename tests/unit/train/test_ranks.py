@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,14 @@ TUNED_WAYS = {
     "pissa": {"lora": {"r": 4, "alpha": 8, "variant": "pissa"}},
     "full-sharded": {"method": "full", "shard_layers": True},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logs_of_torchrun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Its folders of logs, which it leaves, are pytest's to keep and to remove."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TMPDIR", str(tmp_path_factory.mktemp("torchrun")))
+        yield
 
 
 def torchrun(script: Path, *arguments: str, restarts: int = 0) -> list[str]:
