@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as AdaptedLinear
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ollama_bridge.models.compute.forward import CausalModel
 from ollama_bridge.models.compute.precision import product_dtype
 from ollama_bridge.models.compute.stand_ins import computed_by
+from ollama_bridge.train.peft_names import AdaptedLinear
 
 
 @contextlib.contextmanager

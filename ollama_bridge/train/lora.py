@@ -1,7 +1,4 @@
-"""Adapters through PEFT: small trainable matrices beside linear layers, merged afterwards.
-
-With ``adapted_products`` all that imports peft.
-"""
+"""Adapters through PEFT: small trainable matrices beside linear layers, merged afterwards."""
 
 from __future__ import annotations
 
@@ -12,15 +9,21 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.compute.forward import CausalModel
 from ollama_bridge.models.compute.precision import random_numbers_aside
 from ollama_bridge.recipe.config import LoraSection
+from ollama_bridge.train.peft_names import (
+    BaseTunerLayer,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 
 Adapted: TypeAlias = PeftModel
 

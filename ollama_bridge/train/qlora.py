@@ -8,6 +8,7 @@ Source: Dettmers et al. 2023, QLoRA, arXiv 2305.14314.
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ollama_bridge.models.load import quiet_transformers
 from ollama_bridge.models.safety import check_folder, read_architecture
 from ollama_bridge.models.settings.hf_config import read_hf_config
 from ollama_bridge.models.weights.stored import open_weights
+from ollama_bridge.train.kept_out import kept_out
 
 _OTHERWISE = "--set teacher.tune.method=lora trains beside float32 weights"
 
@@ -42,9 +44,27 @@ def check_backend() -> None:
 
     quantizer_class: Any = quantizer_bnb_4bit.Bnb4BitHfQuantizer
     try:
+        _import_bitsandbytes()
         quantizer_class(_quantization(torch.bfloat16)).validate_environment()
-    except (ImportError, RuntimeError) as exc:
+    except (ImportError, OSError, RuntimeError) as exc:
         raise _unusable(exc) from exc
+
+
+def _import_bitsandbytes() -> None:
+    """Import it with the kernels that it has itself.
+
+    On a CPU that multiplies bfloat16 it asks the package ``kernels``, where that is installed, for
+    a compiled one from the Hub: code from elsewhere, which nobody asked for. Where that is not
+    installed, it says on every start that it should be.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with kept_out("kernels"):
+            import bitsandbytes  # noqa: F401
+    finally:
+        logger.setLevel(level)
 
 
 def _unusable(exc: Exception) -> ConfigError:

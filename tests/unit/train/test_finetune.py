@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
+import subprocess
 import sys
 import weakref
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +307,30 @@ def test_qlora_without_its_backend_says_what_to_do(
     assert not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="there is no bitsandbytes")
+def test_bitsandbytes_is_imported_for_qlora_alone_and_without_code_from_the_hub(
+    tmp_path: Path,
+) -> None:
+    """Where the package is there that would get such code; and nobody is told to install it."""
+    (tmp_path / "kernels.py").write_text(
+        "def get_kernel(*_, **__):\n    raise SystemExit('code from the Hub')\n"
+    )
+    script = (
+        "import sys\n"
+        "import ollama_bridge.train.adapted_products, ollama_bridge.train.lora\n"
+        "assert 'bitsandbytes' not in sys.modules\n"
+        "import kernels\n"
+        "from ollama_bridge.train.qlora import check_backend\n"
+        "check_backend()\n"
+        "assert 'bitsandbytes' in sys.modules and sys.modules['kernels'] is kernels\n"
+    )
+    paths = filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize(
     "problem",
     [ImportError("requires bitsandbytes>=9"), RuntimeError("None of the devices are supported")],
@@ -321,6 +348,7 @@ def test_a_backend_that_cannot_be_used_is_told_before_anything_is_read(
         raise problem
 
     monkeypatch.setattr(qlora, "find_spec", lambda _: True)
+    monkeypatch.setattr(qlora, "_import_bitsandbytes", lambda: None)
     monkeypatch.setattr(BitsAndBytesConfig, "post_init", lambda _: None)
     monkeypatch.setattr(Bnb4BitHfQuantizer, "validate_environment", refuse)
     monkeypatch.setattr(stage, "load_material", lambda *_, **__: pytest.fail("too late"))
