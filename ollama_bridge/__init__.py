@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ollama_bridge.pipeline import build
     from ollama_bridge.publishing.publication import publish
     from ollama_bridge.publishing.retrieval import pull
-    from ollama_bridge.recipe.config import Recipe, load_recipe
+    from ollama_bridge.recipe.config import Recipe
+    from ollama_bridge.recipe.loading import load_recipe
     from ollama_bridge.registration import register
     from ollama_bridge.rendering import render
     from ollama_bridge.teacher.local import label
@@ -74,7 +75,7 @@ _HOMES = {
     "finetune": "train.finetune",
     "importance": "conversion.importance",
     "label": "teacher.local",
-    "load_recipe": "recipe.config",
+    "load_recipe": "recipe.loading",
     "package": "packaging.package",
     "prepare": "data.prepare",
     "provide_teacher": "packaged_teacher",

@@ -100,7 +100,7 @@ def test_the_recipe_of_ones_own_task_is_valid() -> None:
     import yaml
 
     from ollama_bridge.assets import find_recipe
-    from ollama_bridge.recipe.config import parse_recipe
+    from ollama_bridge.recipe.loading import parse_recipe
 
     text = (CHECKOUT / "training" / "README.md").read_text(encoding="utf-8")
     section = text.partition("### Your own task")[2].partition("\n### ")[0]

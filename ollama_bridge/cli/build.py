@@ -115,7 +115,7 @@ def recipe_with_data(
         ConfigError: the file does not exist, or options that need ``--data`` come without it.
         RecipeError: problems of the recipe.
     """
-    from ollama_bridge.recipe.config import load_recipe
+    from ollama_bridge.recipe.loading import load_recipe
     from ollama_bridge.run_folder import name_of_data
 
     changes: list[str] = []
@@ -167,7 +167,7 @@ def _limits_lifted(name: str) -> list[str]:
     A recipe of the user's, and a shipped one that waits for a file, have them for that file.
     """
     from ollama_bridge.assets import list_assets
-    from ollama_bridge.recipe.config import load_recipe
+    from ollama_bridge.recipe.loading import load_recipe
 
     if name not in list_assets("recipes"):
         return []

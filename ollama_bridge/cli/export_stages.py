@@ -138,7 +138,8 @@ def render(
     Examples:
       ollama-bridge render ./gguf --recipe sentiment > Modelfile
     """
-    from ollama_bridge.recipe.config import ModelfileSection, load_recipe
+    from ollama_bridge.recipe.config import ModelfileSection
+    from ollama_bridge.recipe.loading import load_recipe
     from ollama_bridge.rendering import render as stage
 
     settings = ModelfileSection()

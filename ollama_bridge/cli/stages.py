@@ -322,7 +322,7 @@ def _client_for(
 
 
 def _read_recipe(name: str, overrides: list[str] | None) -> Recipe:
-    from ollama_bridge.recipe.config import load_recipe
+    from ollama_bridge.recipe.loading import load_recipe
 
     return load_recipe(name, overrides=overrides or [])
 

@@ -8,22 +8,16 @@ the ones that ship.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from ollama_bridge.errors import ConfigError, RecipeError
+from ollama_bridge.errors import ConfigError
 from ollama_bridge.quantization.file_types import FileTypeName
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.recipe.losses import problem_of_sampled
-from ollama_bridge.recipe.problems import (
-    apply_overrides,
-    describe_error,
-    problems_by_key,
-    read_yaml,
-)
 from ollama_bridge.recipe.sections import Section, Seed
 from ollama_bridge.recipe.student import StudentSection
 from ollama_bridge.recipe.teacher import AskedTeacherSection
@@ -54,8 +48,6 @@ __all__ = [
     "TaskSection",
     "TeacherSection",
     "TuneSection",
-    "load_recipe",
-    "parse_recipe",
 ]
 
 _TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
@@ -361,54 +353,3 @@ class Recipe(Section):
                     "vocabulary; set it to full, or set soft_labels.method: top_k"
                 )
         return self
-
-
-def parse_recipe(
-    data: object, *, source: str, overrides: Sequence[str] = (), base_dir: Path | None = None
-) -> Recipe:
-    """Check a recipe given as plain data.
-
-    Args:
-        overrides: ``key.path=value`` texts; what is no text of its own is read as YAML.
-        base_dir: Folder that relative data paths are relative to.
-
-    Raises:
-        RecipeError: with every problem found.
-    """
-    if not isinstance(data, dict):
-        raise RecipeError(source, ["a recipe is a mapping of sections, as YAML writes it"])
-    problems = apply_overrides(data, overrides, Recipe)
-    problems += problems_by_key(data, Recipe)
-    if problems:
-        raise RecipeError(source, problems)
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as exc:
-        raise RecipeError(source, [describe_error(error) for error in exc.errors()]) from exc
-    path = recipe.data.path
-    if path is not None and base_dir is not None and not path.is_absolute():
-        section = recipe.data.model_copy(update={"path": base_dir / path})
-        recipe = recipe.model_copy(update={"data": section})
-    return recipe
-
-
-def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe file, or a shipped recipe by its name.
-
-    Args:
-        path: A YAML file, or the name of a shipped recipe such as ``sentiment``.
-        overrides: ``key.path=value`` texts, as for ``--set``.
-
-    Raises:
-        RecipeError: not found, no YAML, or with every problem found.
-    """
-    from ollama_bridge.assets import find_recipe
-
-    file = find_recipe(str(path))
-    try:
-        data = read_yaml(file.read_text(encoding="utf-8"))
-    except ValueError as exc:  # no UTF-8, or no YAML
-        raise RecipeError(str(path), [f"a recipe is YAML, which this is not: {exc}"]) from exc
-    except OSError as exc:
-        raise RecipeError(str(path), [f"cannot be read: {exc.strerror}"]) from exc
-    return parse_recipe(data, source=str(path), overrides=overrides, base_dir=file.parent)

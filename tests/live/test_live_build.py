@@ -23,7 +23,7 @@ from ollama_bridge.digests import digest_file
 from ollama_bridge.evaluation.report import STUDENT
 from ollama_bridge.evaluation.served import evaluate_served
 from ollama_bridge.publishing.papers import CARD_NAME
-from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.reporting import Event, Reporter
 from ollama_bridge.storage.artifacts import MANIFEST_NAME, Corpus, GGUFFile
 

@@ -26,7 +26,7 @@ from ollama_bridge.errors import ParityError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.sources.gguf_import import import_gguf
-from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.registration import register
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.verify.bounds import recorded_noise

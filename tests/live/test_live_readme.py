@@ -10,7 +10,7 @@ from fakes.models import build_tiny_checkpoint
 from fakes.private_daemon import PrivateDaemon
 
 import ollama_bridge
-from ollama_bridge.recipe import config
+from ollama_bridge.recipe import loading
 
 pytestmark = pytest.mark.live
 
@@ -43,7 +43,7 @@ def test_stage_by_stage_snippet_runs(
     monkeypatch.setattr(
         ollama_bridge,
         "load_recipe",
-        lambda name: config.load_recipe(name, overrides=settings),
+        lambda name: loading.load_recipe(name, overrides=settings),
         raising=False,
     )
     exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})

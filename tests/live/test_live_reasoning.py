@@ -24,7 +24,8 @@ from ollama_bridge.label_store.info import row_key
 from ollama_bridge.label_store.labels import SoftTargets
 from ollama_bridge.label_store.reader import LabelReader
 from ollama_bridge.models.load import load_model, load_tokenizer
-from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection, TuneSection, load_recipe
+from ollama_bridge.recipe.config import SoftLabelsSection, TeacherSection, TuneSection
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.registration import register
 from ollama_bridge.rendering import render

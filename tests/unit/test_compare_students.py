@@ -14,7 +14,7 @@ import pytest
 from fakes.trainable import SPLITS, commit, corpus_of, sentiment_examples
 from fakes.turn_ends import build_speaker
 
-from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, Manifest
 

@@ -21,7 +21,8 @@ from ollama_bridge.__main__ import main as start
 from ollama_bridge.assets import home_dir, list_assets
 from ollama_bridge.cli.build import recipe_with_data
 from ollama_bridge.errors import ArtifactError, DaemonUnreachableError
-from ollama_bridge.recipe.config import Recipe, load_recipe
+from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.run_folder import EVENTS_NAME, note_origin
 
 runner = CliRunner()

@@ -12,7 +12,7 @@ import pytest
 from fakes.command_line import EXAMPLES, run_line
 
 from ollama_bridge.examples import read_examples
-from ollama_bridge.recipe import config
+from ollama_bridge.recipe import config, loading
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 
 # In the order in which a person types them: what each makes, the next ones read.
@@ -34,12 +34,12 @@ def test_examples_of_the_stages_do_what_they_show(
 ) -> None:
     """From a file of texts to a Modelfile, and back to what a checkpoint renders."""
     monkeypatch.chdir(tmp_path)
-    load_recipe = config.load_recipe
+    load_recipe = loading.load_recipe
 
     def load_small(name: str, *, overrides: Sequence[str] = ()) -> config.Recipe:
         return load_recipe(name, overrides=[*SMALL, *overrides])
 
-    monkeypatch.setattr(config, "load_recipe", load_small)
+    monkeypatch.setattr(loading, "load_recipe", load_small)
     shutil.copytree(tiny_checkpoint, "model")
     shutil.copytree(tiny_checkpoint, "my-finetune")
     words = ("works", "fails", "shines", "breaks", "charms", "bores")

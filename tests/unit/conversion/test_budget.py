@@ -28,7 +28,7 @@ from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.quantization.mixes import TypePlan
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.quantization.tradeoff import Option, TradeOff, Type
-from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.reference import NOISE_MEAN_KL_KEY
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, GGUFFile

@@ -10,7 +10,8 @@ import yaml
 
 from ollama_bridge.assets import list_assets
 from ollama_bridge.errors import ConfigError, RecipeError
-from ollama_bridge.recipe.config import Recipe, load_recipe, parse_recipe
+from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.recipe.loading import load_recipe, parse_recipe
 from ollama_bridge.recipe.losses import CrossEntropyLoss, HiddenLoss, KLForwardLoss, KLReverseLoss
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_bridge.recipe.config import Recipe, parse_recipe
+from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.recipe.loading import parse_recipe
 from ollama_bridge.recipe.losses import CrossEntropyLoss
 
 

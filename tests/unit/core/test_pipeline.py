@@ -15,7 +15,8 @@ from ollama_bridge.client import Client
 from ollama_bridge.errors import ConfigError, ModelReferenceError
 from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.pipeline import _Build, _Teacher
-from ollama_bridge.recipe.config import Recipe, parse_recipe
+from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.recipe.loading import parse_recipe
 from ollama_bridge.reporting import Note, NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train import qlora

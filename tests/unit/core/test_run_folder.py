@@ -16,7 +16,8 @@ from ollama_bridge.assets import home_dir
 from ollama_bridge.cli import completion
 from ollama_bridge.errors import ArtifactError, ConfigError, DataError, DiskFullError
 from ollama_bridge.publishing.papers import CARD_NAME
-from ollama_bridge.recipe.config import Recipe, parse_recipe
+from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.recipe.loading import parse_recipe
 from ollama_bridge.reporting import (
     Event,
     JSONLReporter,

@@ -15,7 +15,8 @@ from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.models.reference.values import with_reference_values, write_reference_values
 from ollama_bridge.models.sources.given_template import with_chat_template
 from ollama_bridge.pipeline import _Build, _Teacher
-from ollama_bridge.recipe.config import Recipe, parse_recipe
+from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.recipe.loading import parse_recipe
 from ollama_bridge.reference import NOISE_TYPES, ReferenceValues, noise_types_of
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, GGUFFile, Work

@@ -28,7 +28,8 @@ from ollama_bridge.build_checks import (
 from ollama_bridge.errors import ConfigError, ConversionError, TrainingError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.recipe.config import Recipe, load_recipe, parse_recipe
+from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.recipe.loading import load_recipe, parse_recipe
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 

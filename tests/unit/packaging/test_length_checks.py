@@ -15,7 +15,7 @@ from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.length_checks import check_lengths, check_texts_fit
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.storage.artifacts import Corpus
 
 

@@ -24,7 +24,8 @@ from ollama_bridge.errors import (
     RequestRejectedError,
 )
 from ollama_bridge.examples import Example, Message, read_examples, write_examples
-from ollama_bridge.recipe.config import TeacherSection, load_recipe
+from ollama_bridge.recipe.config import TeacherSection
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.storage.artifacts import Corpus
 from ollama_bridge.teacher.daemon import write_answers
 from ollama_bridge.teacher.respondent import find_or_recall, find_respondent, in_daemons

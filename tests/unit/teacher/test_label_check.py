@@ -19,7 +19,8 @@ from ollama_bridge.client import Client
 from ollama_bridge.errors import DataError, ModelError, OllamaBridgeError, TrainingError
 from ollama_bridge.examples import Message, read_examples
 from ollama_bridge.pipeline import _Build
-from ollama_bridge.recipe.config import Recipe, SoftLabelsSection, load_recipe
+from ollama_bridge.recipe.config import Recipe, SoftLabelsSection
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.teacher.vocabularies import check_can_label

@@ -17,7 +17,7 @@ from fakes.trainable import SPLITS, commit, corpus_of
 from ollama_bridge.errors import DaemonError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.load import load_tokenizer
-from ollama_bridge.recipe.config import load_recipe
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, SoftLabels
 
 THOUGHT, ANSWER = "Four hundred, and nine and forty.", "449"

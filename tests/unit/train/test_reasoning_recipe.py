@@ -21,7 +21,8 @@ from ollama_bridge.examples import read_examples
 from ollama_bridge.models.compute.memory import BESIDE_WEIGHTS
 from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.models.reference.values import with_reference_values
-from ollama_bridge.recipe.config import Recipe, load_recipe
+from ollama_bridge.recipe.config import Recipe
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.rendering import render
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus

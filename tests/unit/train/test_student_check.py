@@ -25,7 +25,8 @@ from ollama_bridge.models.load import load_model, load_tokenizer, save_checkpoin
 from ollama_bridge.models.pruning.layers import keep_layers
 from ollama_bridge.models.pruning.vocabulary import trim_tokenizer
 from ollama_bridge.models.pruning.widths import Kept, narrow
-from ollama_bridge.recipe.config import DistillSection, Recipe, StudentSection, load_recipe
+from ollama_bridge.recipe.config import DistillSection, Recipe, StudentSection
+from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train.live_teacher import check_same_tokens
 from ollama_bridge.train.student_check import check_student, smallest_config
