@@ -24,7 +24,8 @@ def parse_recipe(
     """Check a recipe given as plain data.
 
     Args:
-        overrides: ``key.path=value`` texts; what is no text of its own is read as YAML.
+        overrides: ``key.path=value`` texts; what is no text of its own is read as YAML. Epochs
+            that are given without ``min_steps`` are taken as given: it is null then.
         base_dir: Folder that relative data paths are relative to.
 
     Raises:
@@ -32,7 +33,7 @@ def parse_recipe(
     """
     if not isinstance(data, dict):
         raise RecipeError(source, ["a recipe is a mapping of sections, as YAML writes it"])
-    problems = apply_overrides(data, overrides, Recipe)
+    problems = apply_overrides(data, [*overrides, *_least_lifted(overrides)], Recipe)
     problems += problems_by_key(data, Recipe)
     if problems:
         raise RecipeError(source, problems)
@@ -65,3 +66,13 @@ def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as exc:
         raise RecipeError(str(path), [f"cannot be read: {exc.strerror}"]) from exc
     return parse_recipe(data, source=str(path), overrides=overrides, base_dir=file.parent)
+
+
+def _least_lifted(overrides: Sequence[str]) -> list[str]:
+    """Changes that let no small file have more epochs than were given by hand."""
+    given = {override.partition("=")[0] for override in overrides}
+    return [
+        f"{section}.min_steps=null"
+        for section in ("teacher.tune", "distill")
+        if f"{section}.epochs" in given and f"{section}.min_steps" not in given
+    ]

@@ -49,7 +49,8 @@ class OptimizerSection(Section):
         default=None,
         ge=1,
         description="Optimizer steps at the least: of a small file `epochs` are as many whole "
-        "passes as make them, unless max_examples chose so few. null: `epochs` alone.",
+        "passes as make them, unless max_examples chose so few. null: `epochs` alone; so where "
+        "--set gives these and not this.",
     )
     batch_tokens: int = Field(
         default=1024, ge=64, description="Padded tokens per batch (batches are sorted by length)."

@@ -93,6 +93,21 @@ def test_override_changes_one_key(override: str, path: tuple[str, ...], value: o
     assert found == value
 
 
+def test_epochs_that_are_set_are_not_made_more() -> None:
+    """Of a shipped recipe's ``min_steps`` only what belongs to other epochs is left."""
+
+    def least(*overrides: str) -> list[int | None]:
+        recipe = load_recipe("sentiment", overrides=overrides)
+        assert recipe.teacher.tune is not None
+        return [recipe.teacher.tune.min_steps, recipe.distill.min_steps]
+
+    assert least("distill.lr=1e-4", "teacher.tune.lr=1e-4") == [100, 100]
+    assert least("distill.epochs=1") == [100, None]
+    assert least("teacher.tune.epochs=1") == [None, 100]
+    assert least("distill.epochs=1", "distill.min_steps=100") == [100, 100]
+    assert least("distill.min_steps=7", "distill.epochs=1") == [100, 7]
+
+
 @pytest.mark.parametrize("override", ["distill.lr", "=3", "distill.lr=[", "distil.lr=3"])
 def test_bad_override_is_told(override: str) -> None:
     """An override without value, key, YAML or known section is a problem of the recipe."""
