@@ -119,7 +119,8 @@ class OnPolicy:
                 "written to them"
             )
         longer = sum(tokens > self._section.max_new_tokens for tokens in answers)
-        if longer > _MANY_CUT * len(answers):
+        self._longer_share = longer / len(answers)
+        if self._longer_share > _MANY_CUT:
             self._tell_once(
                 f"{longer} of {len(answers)} answers of the corpus have more than "
                 f"{self._section.max_new_tokens} tokens, so most that the student writes will be "
@@ -374,9 +375,15 @@ class OnPolicy:
             TrainingError: none ends, or none says anything.
         """
         limit = self._sampling.max_new_tokens
-        first = "let it learn from the corpus first: --set distill.on_policy.start=0.5 (or more)"
-        advice = self._more_room if self._longest_answer > limit else first
+        start = max(0.5, (1 + self._section.start) / 2)
+        first = f"let it learn from the corpus first: --set distill.on_policy.start={start:g}"
         cut = sum(not rollout.ended for rollout in rollouts)
+        # Of a student that ends its answers as the corpus does, about as many are cut.
+        if self._longer_share >= 0.5 * cut / len(rollouts):
+            advice = self._more_room
+        else:
+            fit = 1 - self._longer_share
+            advice = f"{fit:.0%} of the corpus's fit, so it has not learnt to end them; {first}"
         if cut == len(rollouts):
             raise TrainingError(
                 f"none of the {len(rollouts)} answers that the student wrote before step "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fakes.trainable import LABELS, SYSTEM, log_of, sentiment_examples
 
 from ollama_bridge.encoding.encode import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
+from ollama_bridge.examples import Message
 from ollama_bridge.models.compute.precision import Precision
 from ollama_bridge.recipe.config import DistillSection, StudentSection
 from ollama_bridge.reporting import Progress
@@ -38,10 +39,14 @@ def make(
     *,
     ends: tuple[int, ...] = tuple(range(0, 384, 6)),
     count: int = 20,
+    long: int = 0,
     told: list[str] | None = None,
     **section: Any,
 ) -> OnPolicy:
-    """Of a random student and teacher; a sixth of all tokens end an answer."""
+    """Of a random student and teacher; a sixth of all tokens end an answer.
+
+    So many examples have an answer of more than 10 tokens.
+    """
     section = {"buffer": 8, "reuse": 2, "max_new_tokens": 10, **section}
     settings = DistillSection.model_validate(
         {"kd_weight": 0, "batch_tokens": 200, "seed": 3, "on_policy": section}
@@ -53,6 +58,9 @@ def make(
     objective = Objective(student, settings.on_policy.losses, teacher=teacher, live=True)
     tokenizer = build_tiny_tokenizer()
     examples = sentiment_examples(count, name="train")
+    for number, example in enumerate(examples[:long]):
+        messages = (*example.prompt, Message("assistant", "we hoped it was great " * 4))
+        examples[number] = replace(example, messages=messages)
     split = encode_split(examples, tokenizer, max_length=512, name="train")
     return OnPolicy(
         student,
@@ -140,9 +148,15 @@ def test_answers_that_never_end_are_refused() -> None:
     assert info.value.hint is not None
     assert "distill.on_policy.start=0.5" in info.value.hint
     with pytest.raises(TrainingError) as info:
-        make(ends=(), max_new_tokens=2).lesson(4, ALONE)
+        make(ends=(), long=12).lesson(4, ALONE)
     assert info.value.hint is not None
     assert "distill.on_policy.max_new_tokens=" in info.value.hint
+    with pytest.raises(TrainingError) as info:
+        make(ends=(), long=1, start=0.5).lesson(4, ALONE)
+    assert info.value.hint == (
+        "95% of the corpus's fit, so it has not learnt to end them; let it learn from the corpus "
+        "first: --set distill.on_policy.start=0.75"
+    )
 
 
 def test_empty_answers_are_refused() -> None:
