@@ -265,14 +265,17 @@ class Repl:
 
     def _think(self, level: str) -> None:
         values: dict[str, bool | None] = {"": None, "on": True, "off": False}
-        if level not in values:
-            for tag in self.sessions:
-                levels = self.client.show(tag).think_levels or LEVELS
-                if level not in levels:
-                    raise ConfigError(
-                        f"/think {level}: for {tag} write on, off, {', '.join(levels)}"
-                    )
-        self._each("think", values.get(level, level))
+        think = values.get(level, level)
+        for tag in self.sessions if think else ():
+            details = self.client.show(tag)
+            if details.capabilities and "thinking" not in details.capabilities:
+                raise ConfigError(
+                    f"/think {level}: {tag} cannot think", hint="/show info tells what it can do"
+                )
+            levels = details.think_levels or LEVELS
+            if level not in ("on", *levels):
+                raise ConfigError(f"/think {level}: for {tag} write on, off, {', '.join(levels)}")
+        self._each("think", think)
 
     def _timing(self, _: str) -> None:
         self.verbose = not self.verbose

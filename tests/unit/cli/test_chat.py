@@ -185,9 +185,12 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
     }
     assert chat.last["messages"][0] == {"role": "system", "content": "Be brief."}  # type: ignore[index]
     assert (chat.last["think"], chat.last["format"]) == (False, "json")
-    chat("/think high", "/set noformat", "hi")
+    chat.daemon.shown = {**chat.daemon.shown, "capabilities": ["completion", "thinking"]}
+    chat("/think high", "/set noformat", "/think hard", "hi")
     assert chat.last["think"] == "high"
     assert "format" not in chat.last
+    told = capsys.readouterr().err
+    assert "/think hard: for m write on, off, low, medium, high, max" in told
     levels = {"values": [False, "low", "xhigh"], "default": "xhigh"}
     chat.daemon.shown = {**chat.daemon.shown, "thinking": levels}
     chat("/think xhigh", "/think high", "hi")
@@ -213,7 +216,9 @@ def test_settings_go_with_every_question(chat: Chat, capsys: pytest.CaptureFixtu
         ("/set parameter temperature hot", "temperature"),
         ("/set parameter temperature 0 1", "only one value is allowed"),
         ('/set parameter "stop END"', "not understood"),
-        ("/think hard", "/think hard: for m write on, off, low, medium, high, max"),
+        ("/think hard", "/think hard: m cannot think"),
+        ("/think high", "/think high: m cannot think"),
+        ("/set think", "/think on: m cannot think"),
         ("/show banana", "/show banana: not understood"),
         ("/load", "/load needs a name"),
         ("/load none.json", "none.json cannot be read"),
