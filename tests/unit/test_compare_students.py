@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,9 @@ import pytest
 from fakes.trainable import SPLITS, commit, corpus_of, sentiment_examples
 from fakes.turn_ends import build_speaker
 
+from ollama_bridge.evaluation.classify import score_labels
+from ollama_bridge.models.compute.precision import choose_precision
+from ollama_bridge.models.load import load_model, load_tokenizer
 from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.reporting import NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint, Manifest
@@ -54,6 +58,27 @@ def test_where_other_tokens_are_learnt_than_once_nothing_of_then_is_found(
     for made in ("student-validation", ".teacher-logits-validation"):
         settings = Manifest.read(tmp_path / "out/scores" / made).work.settings
         assert settings.get("answers end") == ends
+
+
+def test_labels_that_begin_alike_are_told_apart(script: ModuleType, tmp_path: Path) -> None:
+    """By all of their tokens, as the report scores them."""
+    labels = ("positive a", "positive b")
+    examples = [replace(one, label=labels[0]) for one in sentiment_examples(8, name="x")]
+    corpus = corpus_of(tmp_path / "corpus", dict.fromkeys(SPLITS, examples))
+    teacher = commit(Checkpoint, tmp_path / "teacher", lambda path: build_speaker("plain", path))
+    recipe = load_recipe("sentiment", overrides=[f"task.labels={json.dumps(labels)}"])
+    ruler = script.Ruler(script.Sources(corpus, teacher, None), recipe, tmp_path / "out")
+    said = ruler.score(teacher, "student", "validation").columns()["said"]
+    expected = score_labels(
+        load_model(teacher.path),
+        load_tokenizer(teacher.path),
+        examples,
+        labels,
+        precision=choose_precision(),
+        stage="score",
+        reporter=NullReporter(),
+    ).predictions(labels)
+    assert said.tolist() == expected
 
 
 def test_no_noise_of_file_types_is_estimated_of_an_arm(
