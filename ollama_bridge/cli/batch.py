@@ -136,11 +136,18 @@ def _check_answers_path(answers: Path, questions: Path) -> None:
     hint = f"ollama-bridge batch {quote(str(questions))} answers.jsonl"
     if answers.resolve() == questions.resolve():
         raise ConfigError("the answers would replace the questions", hint=hint)
-    if str(answers) == "-" or (answers.exists() and not answers.is_file()):  # such as /dev/stdout
+    is_other = answers.exists() and not answers.is_file()
+    if str(answers) == "-" or is_other or _stands_for_a_stream(answers):
         raise ConfigError(
             f"{answers} is no file: until all answers are there they lie in a log beside it",
             hint=hint,
         )
+
+
+def _stands_for_a_stream(path: Path) -> bool:
+    """Whether it is such as ``/dev/stdout``, which a shell's ``>`` may have made a file."""
+    folder = path.absolute().parent.resolve()
+    return folder in (Path("/dev"), Path("/dev/fd")) or Path("/proc") in folder.parents
 
 
 def _settle(

@@ -739,13 +739,15 @@ def test_answers_that_a_log_cannot_lie_beside_are_refused(
     source, pipe = tmp_path / "q.jsonl", tmp_path / "pipe"
     source.write_text('{"prompt": "a"}')
     os.mkfifo(pipe)
-    for place in (str(pipe), "-"):
+    behind = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)  # as of `> out`
+    for place in (str(pipe), "-", f"/dev/fd/{behind}"):
         args = ["batch", str(source), place, "--model", "m", "--host", daemon.host]
         with pytest.raises(ConfigError, match=f"{place} is no file") as caught:
             CliRunner().invoke(cli.app, args, catch_exceptions=False)
         assert str(caught.value.hint).endswith("answers.jsonl")
+    os.close(behind)
     assert daemon.questions == []
-    assert sorted(tmp_path.iterdir()) == [pipe, source]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "out", pipe, source]
 
 
 def test_questions_are_not_replaced_by_answers(tmp_path: Path) -> None:
