@@ -15,7 +15,7 @@ from fakes.adapters import build_adapter, change_settings
 from fakes.architectures import build_checkpoint
 from fakes.ggufs import decoded, metadata_of
 from fakes.models import build_tiny_checkpoint
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -106,6 +106,8 @@ def write_adapter(folder: Path, ranks: Mapping[str, int], changes: Mapping[str, 
     rslora=st.booleans(),
     pattern=st.sampled_from([{}, {"up_proj": 3}, {"layers.0.self_attn.q_proj": 64}]),
 )
+@example(ranks=(4, 4), alpha=0, rslora=False, pattern={})  # which llama.cpp takes for no scaling
+@example(ranks=(4, 2), alpha=0, rslora=True, pattern={"up_proj": 3})
 def test_scales_of_every_kind_are_kept(
     base: Checkpoint, ranks: tuple[int, int], alpha: float, rslora: bool, pattern: dict[str, int]
 ) -> None:
