@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ollama_bridge.client.asynchronous import AsyncClient
 from ollama_bridge.client.built_in import built_in_code
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.values import ModelDetails
 from ollama_bridge.client.wire.exchange import Timeouts
-from ollama_bridge.errors import ModelNotFoundError
+from ollama_bridge.errors import DaemonError, DaemonUnreachableError, ModelNotFoundError
 
 SOON = Timeouts(between_tokens_s=20.0)  # which models there are is told at once
 
@@ -38,6 +38,16 @@ async def check_models(address: str, digests: Mapping[str, str], api_key: str | 
                 hint="run it again: the new model is asked what it has not answered yet",
                 model=model,
             )
+
+
+def none_answers(errors: Sequence[DaemonError]) -> DaemonError:
+    """Of daemons none of which says what it has, one error that names all of them."""
+    if len(errors) == 1:
+        return errors[0]
+    are_away = all(isinstance(error, DaemonUnreachableError) for error in errors)
+    kind = DaemonUnreachableError if are_away else DaemonError
+    said = "; ".join(error.message for error in errors)
+    return kind(f"none of {len(errors)} daemons can be asked: {said}", hint=errors[-1].hint)
 
 
 def content_of(details: ModelDetails) -> tuple[object, ...]:

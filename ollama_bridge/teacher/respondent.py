@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from ollama_bridge.client import Client, calls
 from ollama_bridge.client.jobs.jobs import GivenUp, Job
 from ollama_bridge.client.jobs.runner import Asks, Endpoint, daemons, question
-from ollama_bridge.client.model_check import SOON, content_of
+from ollama_bridge.client.model_check import SOON, content_of, none_answers
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.openai_api import OpenAIClient, chat_completion
 from ollama_bridge.client.requests import Asking
@@ -175,7 +175,7 @@ def _look(
                 hint=f"pull it again at both: OLLAMA_HOST={quote(host)} ollama pull {tag}",
             )
     if first is None:
-        raise away[-1].error
+        raise none_answers([one.error for one in away])
     return digests, first, away
 
 

@@ -22,7 +22,7 @@ from ollama_bridge.client.jobs.runner import (
     run_batch,
     run_batch_async,
 )
-from ollama_bridge.client.model_check import content_of
+from ollama_bridge.client.model_check import content_of, none_answers
 from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.questions import Question, to_asking_call
 from ollama_bridge.client.requests import encode_body
@@ -238,12 +238,12 @@ def _look(
                 there = client.list()
         except DaemonError as error:  # the others do its work
             away[address] = error
-            if len(away) == len(addresses):
-                raise
             continue
         found[address] = {
             model: require_model(there, model, address=address).digest for model in models
         }
+    if not found:
+        raise none_answers([*away.values()])
     (first, digests), *others = found.items()
     for address, these in others:
         for model in (model for model in models if these[model] != digests[model]):

@@ -727,8 +727,11 @@ def test_one_daemon_that_is_away_does_not_stop_the_others(
     away = nobody_listens()
     found = list(ask_all(prompts("a", "b"), tmp_path / "log", hosts=[away, daemon.host]))
     assert texts([one for one in found if isinstance(one, Answered)]) == {0: "to a", 1: "to b"}
-    with pytest.raises(DaemonUnreachableError):
+    with pytest.raises(DaemonUnreachableError, match=f"^no daemon answers at http://{away}"):
         list(ask_all(prompts("c"), tmp_path / "log", hosts=[away]))
+    both = [away, nobody_listens()]
+    with pytest.raises(DaemonUnreachableError, match=".*".join(both)):
+        list(ask_all(prompts("c"), tmp_path / "log", hosts=both))
 
 
 def test_answers_that_a_log_cannot_lie_beside_are_refused(

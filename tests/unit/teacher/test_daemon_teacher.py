@@ -240,6 +240,9 @@ def test_a_daemon_that_does_not_answer_takes_no_part(
         assert respondent.identity == "d" * 64
         with pytest.raises(DaemonUnreachableError):
             find_respondent(SETTINGS.model_copy(update={"hosts": (nobody,)}), client)
+        both = (nobody, nobody_listens())
+        with pytest.raises(DaemonUnreachableError, match=".*".join(both)):
+            find_respondent(SETTINGS.model_copy(update={"hosts": both}), client)
     heard = Listener()
     write_answers(
         corpus, settings, respondent=respondent, out_dir=tmp_path / "answers", reporter=heard
