@@ -126,7 +126,10 @@ _PROPERTY_KEYS = ("anyOf", "type", "items", "description", "enum", "properties",
 
 
 def _property(value: Mapping[str, Any]) -> Struct:
-    written = {key: value[key] for key in _PROPERTY_KEYS if value.get(key)}
+    there = {key for key in _PROPERTY_KEYS if value.get(key)}
+    if value.get("items") is not None:  # of any type: Go leaves out nil, and nothing that is empty
+        there.add("items")
+    written = {key: value[key] for key in _PROPERTY_KEYS if key in there}
     fields: dict[str, Any] = {key[0].upper() + key[1:]: value.get(key) for key in _PROPERTY_KEYS}
     kind = value.get("type", [])
     fields["Type"] = [kind] if isinstance(kind, str) else list(kind)

@@ -185,7 +185,9 @@ def property_(form: ToolForm, level: int | None = None) -> list[Node]:
         ("Properties", "properties", nested["Properties"]),
         ("Required", "required", _list(style, inner, ".Required", style.string("$item"))),
     ):
-        found += [Code(f"if .{field}"), Show("$comma"), Say(style.line(inner) + style.key(key))]
+        # Items may be {}, which is there, though Go's `if` takes it for nothing.
+        there = 'ne (printf "%T" .Items) "<nil>"' if field == "Items" else f".{field}"
+        found += [Code(f"if {there}"), Show("$comma"), Say(style.line(inner) + style.key(key))]
         found += [*written, Code(f'$comma = "{style.mark}"'), Code("end")]
     return [*found, *_space(style.line(level)), Say("}")]
 

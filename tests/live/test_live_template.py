@@ -60,6 +60,7 @@ def test_the_daemon_renders_what_the_evaluator_renders(
         nested["function"]["parameters"]["properties"] = {
             "ends": {"type": "array", "items": {"items": {"type": "number"}, "type": "array"}},
             "where": {"type": "object", "properties": {"x": {"anyOf": [{"type": "string"}]}}},
+            "any": {"type": "array", "items": {}},
         }
         cases.append(Conversation((Message("user", "Hi"),), (nested,), think=domain.thinks[0]))
     if domain.thinking:

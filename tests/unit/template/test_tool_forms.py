@@ -34,6 +34,9 @@ PROPERTIES: dict[str, dict[str, Any]] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     },
     "nothing in it": {"type": "array", "items": {"enum": [], "properties": {}}},
+    "anything": {"type": "array", "items": {}, "description": "These."},
+    "nothing": {"type": "array", "items": False},
+    "anything within": {"type": "object", "properties": {"n": {"type": "array", "items": {}}}},
 }
 
 
