@@ -12,7 +12,7 @@ import typer
 
 from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.progress import ConsoleReporter
-from ollama_bridge.errors import ConfigError
+from ollama_bridge.errors import ConfigError, ContextOverflowError
 from ollama_bridge.storage.atomic_files import write_text_atomic
 
 if TYPE_CHECKING:
@@ -73,7 +73,14 @@ def bench(
     load = Load(_numbers(concurrency), requests, words, tokens, _lines(prompts) if prompts else ())
     with ConsoleReporter(quiet=quiet) as reporter:
         daemon = ensure_daemon(reporter=reporter, host=host)
-        speeds = measure_speed(tags, load, host=daemon.host, reporter=reporter)
+        try:
+            speeds = measure_speed(tags, load, host=daemon.host, reporter=reporter)
+        except ContextOverflowError as overflow:
+            overflow.hint = (
+                "shorten the prompts (--words, or the lines of --prompts), or measure a tag whose "
+                "Modelfile gives it a larger num_ctx"
+            )
+            raise
     if as_json:
         output.data_json([asdict(speed) for speed in speeds])
     else:

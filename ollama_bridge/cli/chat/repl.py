@@ -30,7 +30,7 @@ from ollama_bridge.client.options import check_options
 from ollama_bridge.client.requests import read_image
 from ollama_bridge.client.session import SessionEvent
 from ollama_bridge.client.wire.refusals import no_images
-from ollama_bridge.errors import ConfigError, OllamaBridgeError
+from ollama_bridge.errors import ConfigError, ContextOverflowError, OllamaBridgeError
 from ollama_bridge.modelfile.parameters import parse_parameter
 from ollama_bridge.models.paths import expand_home
 
@@ -110,6 +110,8 @@ class Repl:
             say("(stopped)")
         except OllamaBridgeError as error:
             self.failed = error
+            if isinstance(error, ContextOverflowError):
+                error.hint = "shorten the question, or: /set parameter num_ctx N"
             output.fail(error, as_json=self._view.as_json)
 
     def do(self, text: str, *, is_literal: bool = False) -> None:

@@ -255,6 +255,17 @@ def test_an_error_of_the_daemon_does_not_end_the_chat(
     assert len(chat.last["messages"]) == 1  # type: ignore[arg-type]
 
 
+def test_a_question_that_does_not_fit_names_what_helps_here(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option of the command line is none of a chat's."""
+    chat.daemon.script = lambda asked: Turn(refusal=(400, "longer than the context length"))
+    chat("hi")
+    told = capsys.readouterr().err
+    assert "/set parameter num_ctx N" in told
+    assert "-p num_ctx" not in told
+
+
 def test_ctrl_c_stops_the_answer_not_the_chat(
     chat: Chat, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ollama_bridge import cli
-from ollama_bridge.errors import ConfigError, DaemonError, ModelNotFoundError
+from ollama_bridge.errors import (
+    ConfigError,
+    ContextOverflowError,
+    DaemonError,
+    ModelNotFoundError,
+)
 from ollama_bridge.speed.bound import memory_bytes_per_s, read_bytes
 from ollama_bridge.speed.picture import draw
 from ollama_bridge.speed.rates import Load, Spread, measure_speed
@@ -250,3 +255,15 @@ def test_the_command_prints_a_table_json_and_a_picture(
         ElementTree.fromstring(picture.read_text())
         found = json.loads(CliRunner().invoke(cli.app, [*args, "--json", "-q"]).stdout)
         assert found[0]["measured"][0]["tokens"]["p50"] == 3
+
+
+def test_prompts_that_do_not_fit_are_told_with_an_option_that_there_is() -> None:
+    """``bench`` has no ``-p``."""
+    with FakeDaemon(models=TAGS) as daemon:
+        daemon.script = lambda asked: Turn(refusal=(400, "longer than the context length"))
+        with pytest.raises(ContextOverflowError) as caught:
+            CliRunner().invoke(
+                cli.app, ["bench", "m", "--host", daemon.host], catch_exceptions=False
+            )
+    assert "--words" in str(caught.value.hint)
+    assert "-p " not in str(caught.value.hint)
