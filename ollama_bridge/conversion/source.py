@@ -21,12 +21,14 @@ from ollama_bridge.models.settings.general import (
     same_model_entries,
 )
 from ollama_bridge.models.settings.generation_defaults import default_entries
+from ollama_bridge.models.settings.hf_config import keys_named
 from ollama_bridge.models.settings.stripping import name_for_rule
 from ollama_bridge.models.sources.origin import (
     card_of,
     maker_of,
     missing_entries,
     origin_of,
+    owners_folder,
     repository_of,
 )
 from ollama_bridge.models.weights.gguf import GGUFWeights
@@ -73,9 +75,10 @@ class Source:
             printed=() if values is None else values.thinking_tags,
         )
         self._maker = maker_of(checkpoint)
-        self._entries = self.architecture.entries(self.config)
         self.weights = open_weights(checkpoint.path, self.config)
-        self.plans = plan_tensors(self.architecture, self.config, self.weights)
+        with keys_named(owners_folder(checkpoint.path)):
+            self._entries = self.architecture.entries(self.config)
+            self.plans = plan_tensors(self.architecture, self.config, self.weights)
         self.shapes = {plan.name: plan.shape for plan in self.plans}
         dims = self.architecture.dimensions(self.config)
         self.shape = ModelShape(self.architecture.name, dims.layers, dims.heads, dims.kv_heads)

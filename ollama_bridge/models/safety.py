@@ -23,7 +23,7 @@ from ollama_bridge.errors import (
 )
 from ollama_bridge.models.architectures import ARCHITECTURES
 from ollama_bridge.models.paths import dangling
-from ollama_bridge.models.settings.hf_config import refusals_named
+from ollama_bridge.models.settings.hf_config import keys_named, refusals_named
 from ollama_bridge.models.settings.json_files import no_folder, read_json_object
 from ollama_bridge.models.settings.small_files import TOKENIZER
 from ollama_bridge.models.weights.adapter_folder import classifier, is_adapter
@@ -67,7 +67,8 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
     if method is not None:
         raise _quantized(folder, method)
     _refuse_embedding(folder)
-    match_tensors(ARCHITECTURES[architecture], config, open_weights(folder, config))
+    with keys_named(folder):
+        match_tensors(ARCHITECTURES[architecture], config, open_weights(folder, config))
     check_has_tokenizer(folder)
     return config
 
@@ -182,7 +183,7 @@ def _language_model(folder: Path) -> dict[str, Any]:
     if not is_wrapper(config):
         return config
     weights = open_weights(folder, config)
-    with refusals_named(folder):
+    with refusals_named(folder), keys_named(folder):
         return text_config(config, weights)
 
 

@@ -27,9 +27,10 @@ from ollama_bridge.models.reference.scorer import GREEDY_TOKENS, Scorer
 from ollama_bridge.models.reference.texts import TextSide, turns_of
 from ollama_bridge.models.safety import read_architecture, read_config
 from ollama_bridge.models.settings.generation_defaults import SAMPLING, read_generation_config
+from ollama_bridge.models.settings.hf_config import keys_named
 from ollama_bridge.models.settings.json_files import read_json_object
 from ollama_bridge.models.sources.links import link_file, linked_digests
-from ollama_bridge.models.sources.origin import VALUES_KEY, facts_of_copy
+from ollama_bridge.models.sources.origin import VALUES_KEY, facts_of_copy, owners_folder
 from ollama_bridge.quantization.mixes import ModelShape, TypePlan, plan_types
 from ollama_bridge.reference import (
     NOISE_TYPES,
@@ -148,15 +149,16 @@ def with_reference_values(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return Checkpoint(out_dir, draft.finished)
-        key = write_reference_values(
-            draft.path,
-            system=system,
-            labels=labels,
-            renderer=renderer,
-            noise_types=noise_types,
-            guesses=earlier_answers(checkpoint, out_dir, stage=_STAGE),
-            reporter=reporter,
-        )
+        with keys_named(owners_folder(checkpoint.path)):
+            key = write_reference_values(
+                draft.path,
+                system=system,
+                labels=labels,
+                renderer=renderer,
+                noise_types=noise_types,
+                guesses=earlier_answers(checkpoint, out_dir, stage=_STAGE),
+                reporter=reporter,
+            )
         digests = linked_digests(checkpoint, draft.path)
         manifest = draft.commit({**facts_of_copy(checkpoint), **key}, digests=digests)
         timer.finish(out_dir, manifest.facts)

@@ -1,4 +1,4 @@
-"""A checkpoint's config as transformers has it, or why it takes none.
+"""A checkpoint's config as transformers has it, and why it, or a GGUF, takes none.
 
 transformers checks the type of every field, in an error of a class that is no ``ValueError``.
 """
@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.errors import ModelError
+from ollama_bridge.errors import ConversionError, ModelError
+
+_NAME = "config.json"
+_HINT = "correct the file if that is not so of the model; else Ollama cannot compute it"
 
 
 def read_hf_config(config_class: Any, folder: Path) -> Any:
@@ -40,8 +43,23 @@ def refusals_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, StrictDataclassError) as exc:
-        place = folder / "config.json"
+        place = folder / _NAME
         raise ModelError(
             f"{place} cannot be read by transformers: {exc.__cause__ or exc}",
             hint="correct it, or get the checkpoint's own again",
         ) from exc
+
+
+@contextlib.contextmanager
+def keys_named(folder: Path) -> Iterator[None]:
+    """Say of which folder the config is that an architecture refuses; it knows but the values.
+
+    Raises:
+        ConversionError: a key is refused.
+    """
+    try:
+        yield
+    except ConversionError as exc:
+        if not exc.message.startswith(f"{_NAME}:"):
+            raise
+        raise ConversionError(f"{folder}/{exc.message}", hint=exc.hint or _HINT) from exc

@@ -61,6 +61,16 @@ def write_without_end(checkpoint: Path) -> None:
     (checkpoint / "chat_template.jinja").write_text("{{ 'x' * 2000000 }}")
 
 
+def miscount(checkpoint: Path) -> None:
+    """A size that is none."""
+    change_json(checkpoint / "config.json", vocab_size="many")
+
+
+def compute_otherwise(checkpoint: Path) -> None:
+    """As no Ollama does."""
+    change_json(checkpoint / "config.json", hidden_act="gelu")
+
+
 def add_to_vocabulary(checkpoint: Path) -> None:
     """A token that was added behind the model's back, and not as one that was added."""
     path = checkpoint / "tokenizer.json"
@@ -75,6 +85,8 @@ def add_to_vocabulary(checkpoint: Path) -> None:
         (name_templates, ": none of its chat templates (tool_use) is the default"),
         (write_without_end, ": the chat template writes more than"),
         (add_to_vocabulary, "/tokenizer.json: token ids reach 9999"),
+        (miscount, "/config.json: vocab_size is 'many'"),
+        (compute_otherwise, "/config.json: hidden_act is 'gelu'"),
     ],
 )
 def test_the_folder_is_named_and_not_our_copy_of_it(

@@ -176,7 +176,7 @@ def test_what_a_gguf_cannot_say_is_refused(
     }  # of the weights too
     source = build_checkpoint(case, tmp_path / "source", sizes=sizes)
     change(source, changes)
-    with pytest.raises(ConversionError, match=message):
+    with pytest.raises(ConversionError, match=rf"^{source}/config\.json: .*{message}"):
         exported(source, tmp_path / "a")
     assert not (tmp_path / "a" / "f32").exists()
 
@@ -223,7 +223,7 @@ def test_a_value_of_another_kind_is_named(
     """Configs are written by hand, too: each key is read, and none ends in a traceback."""
     source = build_checkpoint(case, tmp_path / "source")
     change(source, changes)
-    with pytest.raises(ConversionError, match=message):
+    with pytest.raises(ConversionError, match=rf"^{source}/config\.json: .*{message}"):
         exported(source, tmp_path / "a")
 
 
