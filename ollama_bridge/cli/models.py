@@ -295,11 +295,12 @@ def show(
         )
     with Client(host) as client:
         details = client.show(tag, verbose=verbose)
+    for name in (name for name, one in wanted.items() if one):
+        text = str(details.raw.get(name) or "")
+        output.either(text, {name: text}, as_json=as_json)
+        return
     if as_json:
         output.data_json(dict(details.raw))
-        return
-    for name in (name for name, one in wanted.items() if one):
-        output.data(str(details.raw.get(name) or ""))
         return
     output.fields(
         {

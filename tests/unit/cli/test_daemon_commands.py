@@ -257,6 +257,8 @@ def test_show_has_the_flags_of_ollama(daemon: FakeDaemon, flag: str, text: str) 
     more = {"system": "Be brief.", "template": "{{ .Prompt }}", "license": "MIT"}
     daemon.shown = {**daemon.shown, **more}
     assert command(daemon, "show", "m", flag).stdout == text
+    told = json.loads(command(daemon, "show", "m", flag, "--json").stdout)
+    assert told == {flag.removeprefix("--"): text.removesuffix("\n")}
 
 
 def test_names_of_ollama_are_known(daemon: FakeDaemon) -> None:
