@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from functools import cache
@@ -97,16 +98,30 @@ class Client(ollama.Client):
         retries: Retries | None = None,
         **kwargs: Any,
     ) -> None:
-        address = read_address(host)
-        given, at_once = unbounded(kwargs)
-        super().__init__(host, **kept_safe(given, daemon=address))
+        self._address = read_address(host)
+        given, self._at_once = unbounded(kwargs)
+        self._given = (host, kept_safe(given, daemon=self._address))
         # For ollama.com, which proxies may stand before; None: by the same client.
-        keeps = "transport" in kwargs or not address.loopback
+        keeps = "transport" in kwargs or not self._address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))
         self._limits = timeouts or timeouts_of(kwargs.get("timeout"))
         self._retries = retries or Retries()
         self._known = Known()
-        self._transport = Transport(address, self._limits, http=self._client, at_once=at_once)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Begin without connections."""
+        self._process_id = os.getpid()
+        host, given = self._given
+        super().__init__(host, **given)
+        self._own = Transport(self._address, self._limits, http=self._client, at_once=self._at_once)
+
+    @property
+    def _transport(self) -> Transport:
+        """Of this process: a forked one would get the answers of the other, and it of this."""
+        if os.getpid() != self._process_id and not self._client.is_closed:
+            self._connect()
+        return self._own
 
     def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
         call = call_of(*args, **kwargs)

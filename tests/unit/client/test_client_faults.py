@@ -490,17 +490,19 @@ def test_no_limit_is_infinite(name: str, limit: Any) -> None:
         Timeouts(**{name: limit})
 
 
-def test_a_forked_process_has_connections_of_its_own(fake_daemon: FakeDaemon) -> None:
+@pytest.mark.parametrize("module", ["client", "compat"])
+def test_a_forked_process_has_connections_of_its_own(fake_daemon: FakeDaemon, module: str) -> None:
     """On one connection two processes would get each other's answers, or half of them."""
-    script = """if True:
+    script = f"""if True:
         import os, sys
-        from ollama_bridge.client import Client
+        from ollama_bridge.{module} import Client
 
         client = Client(sys.argv[1])
-        client.version()
+        client.list()
         if child := os.fork():
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        client.version()
+        client.list()
+        client.list()
     """
     subprocess.run([sys.executable, "-c", script, fake_daemon.host], check=True, timeout=60)
     assert len(fake_daemon.connections) == 2
