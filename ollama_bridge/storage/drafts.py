@@ -135,6 +135,7 @@ def open_draft(
     *,
     on_wait: Callable[[], None] | None = None,
     reporter: Reporter | None = None,
+    in_place: bool = False,
 ) -> Iterator[Draft]:
     """Begin, resume or find finished the artefact that ``work`` describes.
 
@@ -147,10 +148,11 @@ def open_draft(
         on_wait: Of a folder that several runs share: another process that writes it is waited
             for, after this was called once.
         reporter: Hears where a draft of other work is kept.
+        in_place: What is made may replace what it is made of: it is all in it.
 
     Raises:
         ArtifactError: another process is writing this artefact, ``out_dir`` holds something that
-            is not ours, or nothing can be renamed to it.
+            is not ours, of another kind, or read for this work; or nothing can be renamed to it.
         DiskFullError: no room; what can be resumed is kept.
     """
     _check_place(out_dir, work)
@@ -161,7 +163,8 @@ def open_draft(
         hint = "wait for it, or choose another --out"
         with locked(lock_path(out_dir), out_dir, hint=hint, on_wait=on_wait):
             _settle_replacement(out_dir)
-            finished = _finished(out_dir, work) or _completed(draft_dir, out_dir, work)
+            finished = _finished(out_dir, work, in_place=in_place)
+            finished = finished or _completed(draft_dir, out_dir, work)
             if finished is None:
                 _prepare_draft(draft_dir, work, reporter or NullReporter())
             try:
@@ -197,7 +200,7 @@ def _check_place(named: Path, work: Work) -> None:
     )
 
 
-def _finished(out_dir: Path, work: Work) -> Manifest | None:
+def _finished(out_dir: Path, work: Work, *, in_place: bool) -> Manifest | None:
     if not out_dir.exists():
         return None
     if not (out_dir / MANIFEST_NAME).exists():
@@ -208,7 +211,16 @@ def _finished(out_dir: Path, work: Work) -> Manifest | None:
             )
         return None
     manifest = _read_manifest(out_dir)  # damaged: build it again, the draft replaces it
-    return manifest if manifest is not None and manifest.work.key == work.key else None
+    if manifest is None or manifest.work.key == work.key:
+        return manifest
+    is_read = manifest.digest in work.inputs.values() and not in_place
+    if is_read or manifest.work.kind != work.kind:
+        raise ArtifactError(
+            f"{out_dir} is the result of {manifest.work.stage}"
+            f"{', which is read here' if is_read else ''}: {work.stage} would replace it",
+            hint="choose another --out, or remove that folder if it is not needed",
+        )
+    return None
 
 
 def _completed(draft_dir: Path, out_dir: Path, work: Work) -> Manifest | None:

@@ -141,7 +141,7 @@ def with_reference_values(
         inputs={"checkpoint": checkpoint.digest},
         settings=settings,
     )
-    with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work) as draft:
+    with Timed(reporter, _STAGE) as timer, open_draft(out_dir, work, in_place=True) as draft:
         folder = draft.path if draft.finished is None else out_dir
         for name in checkpoint.manifest.files:
             if name != "reference.json":

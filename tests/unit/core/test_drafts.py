@@ -362,3 +362,21 @@ def test_a_link_to_a_folder_stays_one(tmp_path: Path, before: str) -> None:
     assert [path.name for path in tmp_path.glob(".*")] == []
     assert [path.name for path in there.parent.glob(".*")] == [".gguf.lock"]
     assert make(there, 0.1).manifest.facts == {"rows": 1}
+
+
+def test_what_is_read_or_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    """``convert ./student --out ./student`` would cost hours of training; a copy may."""
+    corpus = make(tmp_path / "corpus", 1.0)
+    answers = Work("corpus", "answers", 1, {"corpus": corpus.digest})
+    labels = Work("soft_labels", "label", 1, {})
+    for other, said in ((answers, "of prepare, which is read here: answers"), (labels, "label")):
+        with (
+            pytest.raises(ArtifactError, match=f"{said} would replace it"),
+            open_draft(corpus.path, other),
+        ):
+            pass
+    assert make(corpus.path, 1.0).digest == corpus.digest
+    with open_draft(corpus.path, answers, in_place=True) as draft:
+        write(draft.path, 1.0)
+        draft.commit()
+    assert Corpus.open(corpus.path).manifest.work.stage == "answers"
