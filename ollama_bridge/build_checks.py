@@ -14,6 +14,7 @@ from ollama_bridge.examples import Example, Message
 from ollama_bridge.export import budget_tag_of, tag_of, target_of, teacher_tag_of
 from ollama_bridge.length_checks import check_lengths, check_texts_fit
 from ollama_bridge.modelfile import check_tag
+from ollama_bridge.models.sources.resolve import check_reference
 from ollama_bridge.recipe.config import Recipe
 from ollama_bridge.rendering import check_settings
 from ollama_bridge.reporting import Note, Reporter
@@ -47,6 +48,18 @@ def check_tags(recipe: Recipe) -> None:
                 f"the tag {tag} is the recipe's {role}, {model}: the build would replace it",
                 hint=f"name another: --tag {recipe.export.tag}-student",
             )
+
+
+def check_models(recipe: Recipe) -> None:
+    """Check that the models that are loaded here can be there, before data are fetched.
+
+    Raises:
+        ModelReferenceError: one cannot be read, or names a file or folder that is not there.
+    """
+    if recipe.needs_teacher_weights:
+        check_reference(recipe.teacher.model)
+    if recipe.student.model != "teacher":
+        check_reference(recipe.student.model)
 
 
 def check_start(

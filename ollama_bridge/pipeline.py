@@ -67,9 +67,10 @@ def build(
         OllamaBridgeError: what went wrong and what to do; finished stages are kept.
     """
     require_training_extra()
-    from ollama_bridge.build_checks import check_tags
+    from ollama_bridge.build_checks import check_models, check_tags
 
     check_tags(recipe)
+    check_models(recipe)
     run_dir = run_dir_of(recipe, out_dir)
     with hold_run(run_dir), JSONLReporter(run_dir / EVENTS_NAME) as events:
         tee = TeeReporter(events, reporter or NullReporter())

@@ -75,6 +75,19 @@ def resolve_model(
     return with_chat_template(found, chat_template, cache_dir=cache_dir, reporter=reporter)
 
 
+def check_reference(reference: str) -> None:
+    """Refuse what names nothing, before anything is fetched or asked.
+
+    Raises:
+        ModelReferenceError: the reference cannot be read, or no such file or folder is there.
+    """
+    parsed = parse_reference(reference)
+    if parsed.kind == "folder":
+        _existing(parsed.path)
+    elif parsed.kind == "gguf":
+        _existing_file(parsed.path)
+
+
 def _resolve(
     reference: str,
     cache_dir: Path,
@@ -93,9 +106,7 @@ def _resolve(
         raise _needs_no_base(reference)
     if parsed.kind == "ollama":
         return _from_daemon(parsed, cache_dir, client, reporter)
-    path = parsed.path
-    if not is_file(path):
-        raise ModelReferenceError(f"{path}: no such file", hint="check the path")
+    path = _existing_file(parsed.path)
     before = file_state(path)
     return import_file(
         path,
@@ -121,6 +132,12 @@ def _is_packed(reference: ModelReference, small: Path) -> bool:
     As in transformers, a whole file goes before the index, which may be of the weights before.
     """
     return is_packed(small) and not has_file(reference, WEIGHTS_NAME)
+
+
+def _existing_file(path: Path) -> Path:
+    if not is_file(path):
+        raise ModelReferenceError(f"{path}: no such file", hint="check the path")
+    return path
 
 
 def _existing(folder: Path) -> Path:

@@ -56,6 +56,23 @@ def test_weights_are_fetched_only_where_torch_needs_them(
     assert built.needs_teacher_weights == needed
 
 
+@pytest.mark.parametrize(
+    ("role", "model", "said"),
+    [
+        ("teacher", "./none", "none: no such folder"),
+        ("teacher", "nonsense", "has no prefix"),
+        ("student", "none.gguf", "none.gguf: no such file"),
+    ],
+)
+def test_models_that_are_not_there_are_told_before_data_are_read(
+    role: str, model: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip in a name would cost a download and the preparation of a corpus."""
+    monkeypatch.setattr(pipeline, "ensure_daemon", None)
+    with pytest.raises(ModelReferenceError, match=said):
+        pipeline.build(recipe(**{role: {"model": model}}))
+
+
 def test_what_cannot_be_made_is_told_before_the_teacher_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
