@@ -171,19 +171,19 @@ def find_next_token(
 
 def show(model: str, *, verbose: bool) -> Call:
     """``/api/show``."""
-    body = {"model": model, "verbose": True} if verbose else {"model": model}
+    body = {"model": checked_model(model), **({"verbose": True} if verbose else {})}
     return Call("POST", "/api/show", json=body, model=model)
 
 
 def copy(source: str, destination: str) -> Call:
     """``/api/copy``."""
-    body = {"source": source, "destination": destination}
+    body = {"source": checked_model(source), "destination": checked_model(destination)}
     return Call("POST", "/api/copy", json=body, model=source)
 
 
 def delete(model: str) -> Call:
     """``/api/delete``."""
-    return Call("DELETE", "/api/delete", json={"model": model}, model=model)
+    return Call("DELETE", "/api/delete", json={"model": checked_model(model)}, model=model)
 
 
 def load(model: str, *, options: Options | None, keep_alive: KeepAlive) -> Call:
@@ -200,7 +200,7 @@ def load(model: str, *, options: Options | None, keep_alive: KeepAlive) -> Call:
 
 def unload(model: str) -> Call:
     """An empty prompt with keep_alive 0: the model leaves memory."""
-    body = {"model": model, "keep_alive": 0, "stream": False}
+    body = {"model": checked_model(model), "keep_alive": 0, "stream": False}
     return Call("POST", "/api/generate", json=body, model=model)
 
 
@@ -243,7 +243,9 @@ def push(model: str, *, insecure: bool) -> Call:
 
 
 def _transfer(path: str, model: str, *, insecure: bool) -> Call:
-    body = {"model": model, "stream": True, **({"insecure": True} if insecure else {})}
+    body = {"model": checked_model(model), "stream": True}
+    if insecure:
+        body["insecure"] = True
     return Call("POST", path, json=body, model=model, patience="files")
 
 

@@ -446,3 +446,15 @@ def test_both_clients_have_the_same_surface() -> None:
         }
 
     assert surface(Client) == surface(AsyncClient)
+
+
+@pytest.mark.parametrize("name", ["", " ", None])
+@pytest.mark.parametrize("method", ["show", "delete", "copy", "pull", "push", "unload"])
+def test_nothing_is_asked_of_a_model_without_a_name(
+    fake_daemon: FakeDaemon, ask: Any, method: str, name: Any
+) -> None:
+    """Of an empty variable of a shell the daemon says that the model '' was not found."""
+    given = ("m", name) if method == "copy" else (name,)
+    with pytest.raises(ConfigError, match="no model was named"):
+        ask(fake_daemon.host, method, *given)
+    assert fake_daemon.asked == []
