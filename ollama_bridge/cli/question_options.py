@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,12 +124,12 @@ def read_keep_alive(text: str | None) -> str | float | None:
     """
     if text is None:
         return None
-    try:
-        return float(text)
-    except ValueError:
-        if not _DURATION.fullmatch(text):
-            raise ConfigError(
-                f"--keepalive {text!r} is not a duration",
-                hint="write 5m, 1h30m, 0 (at once) or -1 (for ever)",
-            ) from None
+    if _DURATION.fullmatch(text):
         return text
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(text)):
+            return seconds
+    raise ConfigError(
+        f"--keepalive {text!r} is not a duration",
+        hint="write 5m, 1h30m, 0 (at once) or -1 (for ever)",
+    )

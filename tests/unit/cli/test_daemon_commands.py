@@ -357,6 +357,7 @@ def test_lines_of_a_pipe_are_a_chat(daemon: FakeDaemon, tmp_path: Path) -> None:
         (("run", "m", "-p", "temperature", "hi"), 2, "write it as name=value"),
         (("run", "m"), 2, "no prompt"),
         (("run", "m", "hi", "--keepalive", "soon"), 2, "--keepalive 'soon' is not a duration"),
+        (("run", "m", "hi", "--keepalive", "inf"), 2, "--keepalive 'inf' is not a duration"),
         (("run", "bad name", "hi"), 2, "is not a valid tag name"),
         (("run", "", "hi"), 2, "is not a valid tag name"),
         (("run", "m", "--image", __file__, "hi"), 3, "'m' takes no images"),
