@@ -7,6 +7,7 @@ the ones that ship.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ __all__ = [
     "TuneSection",
 ]
 
-_TAG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 class TaskSection(Section):
@@ -197,7 +198,7 @@ class EvaluateSection(Section):
 class ExportSection(Section):
     """GGUF types and tags."""
 
-    tag: str = Field(pattern=_TAG_PATTERN, description="Name of the model in Ollama.")
+    tag: str = Field(description="Name of the model in Ollama.")
     types: tuple[FileTypeName, ...] = Field(
         default=("q8_0", "f16"),
         min_length=1,
@@ -214,6 +215,15 @@ class ExportSection(Section):
         description="Instead of budget_nats: the file of least KL that is no larger than this "
         "(80MB).",
     )
+
+    @model_validator(mode="after")
+    def _tag_is_a_name(self) -> ExportSection:
+        if not _TAG.fullmatch(self.tag):
+            raise ValueError(
+                f"tag: {self.tag!r} is not a name that its types can be added to: write letters, "
+                "digits, . _ and -, such as my-model or team/my-model"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_target(self) -> ExportSection:

@@ -209,6 +209,10 @@ def describe_error(error: Any) -> str:  # pydantic's ErrorDetails
         return f"{key}: {message}, not {_show(given)}: {advice}"
     if error["type"] == "missing":
         return f"{key}: is required"
+    if error["type"] == "tuple_type":
+        return f"{key}: has to be a list, such as [{_show(given)}] (given: {_show(given)})"
+    if error["type"] == "model_type":
+        return f"{key}: has keys of its own, which are set one by one (given: {_show(given)})"
     if error["type"] == "value_error":
         return f"{key}.{message}" if key else message
     return f"{key}: {message} (given: {_show(given)})"

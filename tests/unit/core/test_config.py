@@ -137,6 +137,10 @@ def test_bad_override_is_told(override: str) -> None:
         ("data.text_col=[a, 3]", "data.text_col.1: Input should be a valid string"),
         ("student.layers=x", "student.layers: Input should be a valid integer"),
         ("data.label_map={int: 3}", "data.label_map.int: Input should be a valid string"),
+        ("export.types=f16", "export.types: has to be a list, such as ['f16'] (given: 'f16')"),
+        ("distill=null", "distill: has keys of its own, which are set one by one (given: None)"),
+        ("export.tag=my model", "export.tag: 'my model' is not a name"),
+        ("export.tag=my-model:1", "export.tag: 'my-model:1' is not a name"),
     ],
 )
 def test_values_of_several_types_are_told_by_their_key(override: str, problem: str) -> None:
