@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ollama_bridge.alignment.token_text import first_tokens, split_texts
 from ollama_bridge.alignment.vocabulary import Vocabulary
 from ollama_bridge.encoding.encode import Tokenizer
 from ollama_bridge.errors import TrainingError
@@ -97,7 +98,7 @@ def align(teacher: Side, student: Side, texts: Sequence[str]) -> Alignment:
     reasons.append(difference)
     share = _comparable(teacher, student, texts)
     if share >= _LEAST_COMPARABLE:
-        to_student = _by_content(theirs, student)
+        to_student = tokens_by_content(theirs, student)
         mapped = int((to_student >= 0).sum())
         sentence = (
             f"the vocabularies differ: {mapped} of the teacher's {theirs.used} tokens are mapped "
@@ -111,6 +112,37 @@ def align(teacher: Side, student: Side, texts: Sequence[str]) -> Alignment:
         "learns from the teacher's text alone"
     )
     return Alignment(Rung.SEQUENCE, sentence, tuple(reasons), None)
+
+
+def tokens_by_content(left: Vocabulary, right: Side) -> Ints:
+    """What one vocabulary's tokens are in another.
+
+    Returns:
+        (left's width,) the id in ``right`` that says what this id says, or of the first token where
+        it takes several; -1 where nothing does.
+    """
+    vocabulary = right.vocabulary
+    found = np.full(left.width, -1, dtype=np.int64)
+    texts: dict[int, str] = {}
+    for id_ in range(len(left.tokens)):
+        spelled = left.spelled(id_)
+        if not spelled:
+            continue
+        same = vocabulary.ids.get(spelled)
+        if same is not None:
+            found[id_] = same
+        elif id_ not in left.special:
+            try:
+                texts[id_] = spelled.decode()
+            except UnicodeDecodeError:  # a part of a letter: begins with a byte's token
+                found[id_] = vocabulary.ids.get(spelled[:1], -1)
+    falls_back = bool(vocabulary.fallbacks)
+    begun = first_tokens(right.tokenizer, list(texts.values()), falls_back=falls_back)
+    for id_, first in zip(texts, begun, strict=True):
+        # What a tokenizer makes of a text may be another text.
+        if first is not None and texts[id_].encode().startswith(vocabulary.spelled(first)):
+            found[id_] = first
+    return found
 
 
 def _difference(theirs: Vocabulary, ours: Vocabulary) -> str | None:
@@ -152,34 +184,7 @@ def _starts(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
 
 
 def _split(side: Side, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = side.tokenizer(list(texts), add_special_tokens=False, verbose=False)
-    return [list(ids) for ids in encoded["input_ids"]]
-
-
-def _by_content(theirs: Vocabulary, student: Side) -> Ints:
-    """(teacher's width,) the student's token, or its first, for each of the teacher's."""
-    ours = student.vocabulary
-    to_student = np.full(theirs.width, -1, dtype=np.int64)
-    texts: dict[int, str] = {}
-    for id_ in range(len(theirs.tokens)):
-        spelled = theirs.spelled(id_)
-        if not spelled:
-            continue
-        same = ours.ids.get(spelled)
-        if same is not None:
-            to_student[id_] = same
-        elif id_ not in theirs.special:
-            try:
-                texts[id_] = spelled.decode()
-            except UnicodeDecodeError:  # a part of a letter: begins with a byte's token
-                to_student[id_] = ours.ids.get(spelled[:1], -1)
-    for id_, ids in zip(texts, _split(student, list(texts.values())), strict=True):
-        # A tokenizer that puts a space before a text's beginning would say something else.
-        if ids and texts[id_].encode().startswith(ours.spelled(ids[0])):
-            to_student[id_] = ids[0]
-    return to_student
+    return split_texts(side.tokenizer, texts)
 
 
 def _check_sequence(student: Side, texts: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from ollama_bridge.alignment.token_text import (
     decoder_kinds,
+    is_byte_fallback,
+    read_added,
     read_byte_level,
     read_sentencepiece,
 )
@@ -33,17 +35,24 @@ class Vocabulary:
         special: Names of special tokens by id.
         end: The id that ends a turn: what the chat template writes there, which need not be eos.
         width: Rows of the output matrix: at least as many as there are tokens.
+        fallbacks: Ids of bytes that are written where no other token says them.
     """
 
     tokens: tuple[bytes | None, ...]
     special: Mapping[int, str]
     end: int | None
     width: int
+    fallbacks: frozenset[int] = frozenset()
 
     @cached_property
     def ids(self) -> Mapping[bytes, int]:
-        """The id of what is spelled so. Where two tokens are spelled the same, the lower."""
-        used = sorted({*range(len(self.tokens))} | set(self.special), reverse=True)
+        """The id of what is spelled so. Where two tokens are spelled the same, the lower.
+
+        But none that is a byte to fall back to, where another says it (Llama 2's ``<0x2E>`` and
+        full stop).
+        """
+        known = {*range(len(self.tokens))} | set(self.special)
+        used = sorted(known, key=lambda id_: (id_ in self.fallbacks, id_), reverse=True)
         return {spelling: id_ for id_ in used if (spelling := self.spelled(id_))}
 
     @property
@@ -94,15 +103,18 @@ def read_vocabulary(tokenizer: Tokenizer, *, width: int) -> Vocabulary:
         )
     tokens: list[bytes | None] = [None] * (largest + 1)
     special: dict[int, str] = {}
+    fallbacks: set[int] = set()
     for name, id_ in names.items():
         token = added.get(id_)
         if token is None:
             tokens[id_] = read(name)
+            if read is read_sentencepiece and is_byte_fallback(name):
+                fallbacks.add(id_)
         elif token.special:
             special[id_] = token.content
         else:
-            tokens[id_] = token.content.encode()
+            tokens[id_] = read_added(token.content, is_byte_level=read is read_byte_level)
     end = end_of_turns(tokenizer)
     if end is None:
         end = tokenizer.eos_token_id
-    return Vocabulary(tuple(tokens), special, end, width)
+    return Vocabulary(tuple(tokens), special, end, width, frozenset(fallbacks))

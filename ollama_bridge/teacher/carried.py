@@ -16,8 +16,9 @@ from ollama_bridge.label_store.labels import SoftTargets, join_top_k
 from ollama_bridge.models.compute.forward import CausalModel, vocabulary_logits
 
 _POSITIONS_PER_CHUNK = 256
-# Part of what a store is found by: raised whenever other labels come out of the same distributions.
-_VERSION = 2
+# Part of what a store is found by: raised whenever other labels come out of the same distributions,
+# for the students whose labels these are.
+_VERSION, _VERSION_OF_FALLBACKS = 2, 3  # 3: a byte to fall back to is no token's other name
 
 
 class Carried:
@@ -85,7 +86,8 @@ class Carried:
     @property
     def rules(self) -> str:
         """What decides how distributions are carried, beside teacher, student and ``top_k``."""
-        return f"{self.alignment.rung.name.lower()}/{_VERSION}"
+        version = _VERSION_OF_FALLBACKS if self._student.fallbacks else _VERSION
+        return f"{self.alignment.rung.name.lower()}/{version}"
 
     @property
     def facts(self) -> dict[str, object]:

@@ -95,6 +95,7 @@ def label_by_daemon(
         identity=respondent.identity,
         max_length=max_length,
         in_blanks=in_blanks,
+        falls_back=vocabulary.falls_back,
         rows={**key_of_ends(tokenizer, corpus), **key_of_dates(tokenizer)},
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
@@ -134,18 +135,20 @@ def _work(
     identity: str,
     max_length: int,
     in_blanks: bool,
+    falls_back: bool,
     rows: Mapping[str, str],
 ) -> Work:
     """What decides the labels.
 
-    ``identity`` is the respondent's, ``rows`` are of ``end_keys`` and ``row_dates``.
+    ``identity`` is the respondent's, ``rows`` are of ``end_keys`` and ``row_dates``; ``falls_back``
+    is of the student's ``TokenBytes``.
     """
     return Work(
         kind=SoftLabels.kind,
         stage=STAGE,
         # 2: thoughts that the prompt opens have distributions. 3: none where the teacher cuts
-        # a text otherwise, in holes as well.
-        version=3,
+        # a text otherwise, in holes as well. 4: tokens to fall back to are no other token's name.
+        version=4 if falls_back else 3,
         inputs={"model": identity, "corpus": corpus.digest, "student": student.digest},
         settings={
             "top_k": settings.top_k,

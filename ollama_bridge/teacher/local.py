@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ollama_bridge.alignment.token_text import writes_bytes
 from ollama_bridge.encoding.batches import Batches
 from ollama_bridge.encoding.encode import Tokenizer, tokenizer_digest
 from ollama_bridge.encoding.end_keys import key_of_ends, key_of_matched_ends
@@ -93,6 +94,7 @@ def label(
         max_length=max_length,
         dtype=dtype,
         rows={**key_of_ends(own_tokenizer, corpus), **key_of_dates(own_tokenizer), **of_teacher},
+        falls_back=learner is not None and not writes_bytes(own_tokenizer),
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
@@ -137,8 +139,12 @@ def _work(
     max_length: int,
     dtype: DTypeChoice,
     rows: Mapping[str, str],
+    falls_back: bool,
 ) -> Work:
-    """What decides the labels; ``rows`` are of ``end_keys`` and ``row_dates``."""
+    """What decides the labels; ``rows`` are of ``end_keys`` and ``row_dates``.
+
+    ``falls_back``: the student has tokens of bytes that it writes where it has no other.
+    """
     inputs = {"teacher": teacher.digest, "corpus": corpus.digest}
     if student is not None and not same_tokens(teacher, student):
         inputs["student"] = student.digest
@@ -147,7 +153,8 @@ def _work(
         stage=STAGE,
         # 4: ends of turns that are not eos, and last turns of a teacher that has those alone.
         # 5: answers behind thoughts that the two do not write alike.
-        version=5 if "student" in inputs else 2,
+        # 6: tokens to fall back to are no other token's name.
+        version=(6 if falls_back else 5) if "student" in inputs else 2,
         inputs=inputs,
         settings={
             **settings.effective(),

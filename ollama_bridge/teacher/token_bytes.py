@@ -5,7 +5,14 @@ A daemon names tokens by text only, so text is where two vocabularies meet.
 
 from __future__ import annotations
 
-from ollama_bridge.alignment.token_text import read_byte_level, read_sentencepiece, writes_bytes
+from ollama_bridge.alignment.token_text import (
+    first_tokens,
+    is_byte_fallback,
+    read_added,
+    read_byte_level,
+    read_sentencepiece,
+    writes_bytes,
+)
 from ollama_bridge.encoding.encode import Tokenizer
 
 
@@ -13,22 +20,31 @@ class TokenBytes:
     """Tokens as bytes. Special tokens have none.
 
     Reads byte-level vocabularies (GPT-2's alphabet) and SentencePiece's (``▁``, ``<0x0A>``).
+
+    Attributes:
+        falls_back: Whether some tokens are bytes, for what no other token says.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         added = tokenizer.added_tokens_decoder
-        read = read_byte_level if writes_bytes(tokenizer) else read_sentencepiece
+        is_byte_level = writes_bytes(tokenizer)
+        read = read_byte_level if is_byte_level else read_sentencepiece
         self._bytes: dict[int, bytes] = {}
+        fallbacks: set[int] = set()
         for text, token in vocabulary.items():
             if token not in added:
                 self._bytes[token] = read(text)
+                if not is_byte_level and is_byte_fallback(text):
+                    fallbacks.add(token)
             elif not added[token].special:
-                self._bytes[token] = text.encode()
+                self._bytes[token] = read_added(text, is_byte_level=is_byte_level)
         self._ids: dict[bytes, int] = {}
-        for token in sorted(self._bytes, reverse=True):  # of equal ones the lowest id counts
+        # Of equal ones the lowest id counts, but none to fall back to.
+        for token in sorted(self._bytes, key=lambda id_: (id_ in fallbacks, id_), reverse=True):
             self._ids[self._bytes[token]] = token
+        self.falls_back = bool(fallbacks)
         self._first: dict[bytes, int | None] = {}
         self._cut = frozenset(filter(None, map(_readable, self._bytes.values())))
         self._special = frozenset(token.content for token in added.values() if token.special)
@@ -59,9 +75,9 @@ class TokenBytes:
             text = content.decode()
         except UnicodeDecodeError:
             return None
-        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        first = self._bytes.get(ids[0]) if ids else None
-        return ids[0] if first and content.startswith(first) else None
+        (begun,) = first_tokens(self._tokenizer, [text], falls_back=self.falls_back)
+        first = None if begun is None else self._bytes.get(begun)
+        return begun if first and content.startswith(first) else None
 
 
 def _readable(content: bytes) -> bytes | None:

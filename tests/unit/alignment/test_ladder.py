@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fakes.models import build_tiny_tokenizer
+from fakes.sentencepiece import build_sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
@@ -20,6 +22,7 @@ from ollama_bridge.alignment.projection import Projection
 from ollama_bridge.encoding.encode import EncodedExample, Tokenizer, encode
 from ollama_bridge.errors import ModelError, TrainingError
 from ollama_bridge.examples import Example, Message
+from ollama_bridge.models.load import load_tokenizer
 
 TEXTS = ("The food was great, but we won't come back.", "Größe 12, こんにちは 😀!", "negative")
 WIDE, NARROW = build_tiny_tokenizer(), build_tiny_tokenizer(vocab_size=300)
@@ -166,6 +169,32 @@ def test_a_certain_teacher_stays_certain(
     assert torch.all(mass.sum(-1) <= 1.0)
     ends = int((ours.input_ids[ours.targets] == student.eos_token_id).sum())
     assert int((targets == student.eos_token_id).sum()) == ends == len(answers)
+
+
+@pytest.mark.parametrize("form", ["llama", "first", "gemma"])
+def test_a_sentencepiece_student_is_told_of_the_tokens_that_it_writes(
+    tmp_path: Path, form: str
+) -> None:
+    """Letters, not the bytes that are spelled the same; of a longer token the first of its text.
+
+    It may put a blank in front of all that it is given, so a text alone begins with that.
+    """
+    build_sentencepiece(tmp_path, form=form)
+    student = load_tokenizer(tmp_path)
+    to_student = align(side(WIDE), side(student), TEXTS[:1]).to_student
+    assert to_student is not None
+    asked = 0
+    for token, id_ in WIDE.get_vocab().items():
+        text = WIDE.backend_tokenizer.decoder.decode([token])
+        if id_ in WIDE.all_special_ids or "\ufffd" in text:
+            continue
+        _, *_, mark = before = student.tokenize("\u00e9!")  # both are bytes to it
+        said = student.tokenize(f"\u00e9!{text}")
+        assert said[: len(before)] == before
+        assert mark == "<0x21>"
+        assert student.convert_ids_to_tokens(int(to_student[id_])) == said[len(before)], text
+        asked += 1
+    assert asked > 100
 
 
 @settings(max_examples=60, deadline=None)

@@ -65,8 +65,9 @@ def test_every_token_stands_for_its_bytes() -> None:
 
 
 def test_bytes_of_a_sentencepiece_vocabulary() -> None:
-    """Blanks and byte tokens are what they stand for."""
-    found = {text: id_ for id_, text in enumerate(["<unk>", "<0x0A>", "▁", "a", "b", "▁a", "▁ab"])}
+    """Blanks and byte tokens are what they stand for, where no other token is."""
+    names_of_all = ["<unk>", "<0x0A>", "<0x61>", "▁", "a", "b", "▁a", "▁ab"]
+    found = {text: id_ for id_, text in enumerate(names_of_all)}
     model = models.BPE(found, [("▁", "a"), ("▁a", "b")], unk_token="<unk>", byte_fallback=True)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -76,7 +77,9 @@ def test_bytes_of_a_sentencepiece_vocabulary() -> None:
     assert names.of(found["<unk>"]) is None
     assert names.of(found["▁ab"]) == b" ab"
     assert names.first(b" ab") == found["▁ab"]
-    assert names.first(b"ba") is None  # this tokenizer puts a blank in front
+    assert names.of(found["<0x61>"]) == b"a"
+    assert names.first(b"a") == found["a"]
+    assert names.first(b"ba") == found["b"]  # though this tokenizer puts a blank in front
 
 
 def test_same_tokens_are_mapped_one_by_one() -> None:
