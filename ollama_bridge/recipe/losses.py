@@ -101,14 +101,30 @@ class TotalVariationLoss(TemperedLoss):
 class UniversalLoss(TemperedLoss):
     """Universal logit distillation: sorted probabilities, whatever the tokens are.
 
-    Of whole vocabularies, which a live teacher alone gives. Beside hard labels alone its tokens may
-    be others than the student's (see ``docs/teachers.md``).
+    Of whole vocabularies, which a live teacher alone gives. Beside hard labels its tokens may be
+    others than the student's (see ``docs/teachers.md``).
     """
 
     needs: ClassVar[Needs] = "whole"
     short_name: ClassVar[str] = "uld"
 
     loss: Literal["universal"] = "universal"
+
+
+class HybridUniversalLoss(TemperedLoss):
+    """KL over the tokens that teacher and student both have, and ULD over the rest.
+
+    For a live teacher of other tokens beside hard labels (see ``docs/teachers.md``): with the same
+    ones it would be the forward KL.
+    """
+
+    needs: ClassVar[Needs] = "whole"
+    short_name: ClassVar[str] = "hybrid_uld"
+
+    loss: Literal["hybrid_universal"] = "hybrid_universal"
+    unmatched_weight: float = Field(
+        default=1.0, ge=0, description="Weight of ULD over the rest, beside 1 of the KL."
+    )
 
 
 class HiddenLoss(LossSection):
@@ -154,7 +170,7 @@ DistributionLoss = (
     | TotalVariationLoss
     | UniversalLoss
 )
-VocabularyLoss = CrossEntropyLoss | DistributionLoss
+VocabularyLoss = CrossEntropyLoss | DistributionLoss | HybridUniversalLoss
 LayerLoss = HiddenLoss | AttentionLoss
 Loss = Annotated[VocabularyLoss | LayerLoss, Field(discriminator="loss")]
 # What can be learnt from an answer that nobody says is right: the teacher's opinion of it.

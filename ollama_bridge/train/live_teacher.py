@@ -125,9 +125,9 @@ def check_same_tokens(
         f"the teacher in {teacher.path} has another tokenizer or chat template than the "
         f"student: it cannot read the student's tokens{why}",
         hint="start the student from layers of the teacher, or from a checkpoint with the "
-        "same tokenizer and chat template, or take losses that need no common tokens: --set "
-        "distill.teacher=live --set 'distill.losses=[{loss: cross_entropy}, {loss: universal}]', "
-        "without on_policy and hidden_epochs",
+        "same tokenizer and chat template, or take losses that need no common ids: --set "
+        "distill.teacher=live --set 'distill.losses=[{loss: cross_entropy}, "
+        "{loss: hybrid_universal}]', without on_policy and hidden_epochs",
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from ollama_bridge.alignment.classes import common_classes
 from ollama_bridge.alignment.ladder import Rung, Side, align
 from ollama_bridge.alignment.positions import HOLE, match_positions
 from ollama_bridge.alignment.vocabulary import Vocabulary, read_vocabulary
@@ -21,12 +22,14 @@ from ollama_bridge.errors import TrainingError
 from ollama_bridge.examples import Example, read_examples
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.recipe.config import DistillSection
-from ollama_bridge.recipe.losses import CrossEntropyLoss, UniversalLoss
+from ollama_bridge.recipe.losses import CrossEntropyLoss, HybridUniversalLoss, UniversalLoss
 from ollama_bridge.reporting import Note, NullReporter, Reporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.train.live_teacher import token_difference
+from ollama_bridge.train.losses.hybrid import MatchedTokens
 
 _PROBED_EXAMPLES = 200  # to find out what two vocabularies have in common
+_ACROSS = (HybridUniversalLoss, UniversalLoss)  # what compares other tokens
 _MANY_HARD = 0.3  # with more the student is rather trained than taught
 
 
@@ -38,6 +41,7 @@ class TeacherRows:
         ours: The same rows, for the student.
         teacher: The teacher's vocabulary.
         student: The student's.
+        tokens: Those of both by the classes that they have in common.
         pad_id: Fills up the teacher's batches.
     """
 
@@ -48,8 +52,10 @@ class TeacherRows:
         *,
         teacher: Vocabulary,
         student: Vocabulary,
+        tokens: MatchedTokens,
         pad_id: int,
     ) -> None:
+        self.tokens = tokens
         self._batches = Batches(theirs, batch_tokens=sys.maxsize, pad_id=pad_id)
         self._places = [
             match_positions(*pair, teacher_vocabulary=teacher, student_vocabulary=student).teacher
@@ -89,8 +95,12 @@ def reads_own_tokens(teacher: Checkpoint, start: Checkpoint, settings: DistillSe
     Args:
         teacher: The checkpoint.
         start: The student's, with its tokens before they are trimmed.
-        settings: Losses, all of which have to do without common tokens: hard labels, and
-            probabilities that are sorted. These alone would not say which token is meant.
+        settings: Losses, all of which have to do without common ids: hard labels, and those of two
+            vocabularies. Without hard labels nothing would be learnt where no text is matched, and
+            sorted probabilities do not say which token is meant.
+
+    Raises:
+        TrainingError: its tokens are the student's, and a loss is for others.
     """
     terms = settings.loss_terms
     can = (
@@ -98,9 +108,20 @@ def reads_own_tokens(teacher: Checkpoint, start: Checkpoint, settings: DistillSe
         and settings.on_policy is None
         and settings.hidden_epochs == 0
         and any(isinstance(term, CrossEntropyLoss) for term in terms)
-        and all(isinstance(term, CrossEntropyLoss | UniversalLoss) for term in terms)
+        and all(isinstance(term, (CrossEntropyLoss, *_ACROSS)) for term in terms)
     )
-    return can and token_difference(teacher, load_tokenizer(start.path)) is not None
+    is_for_others = any(isinstance(term, HybridUniversalLoss) for term in terms)
+    if not (can or is_for_others):
+        return False
+    is_other = token_difference(teacher, load_tokenizer(start.path)) is not None
+    if is_for_others and not is_other:
+        raise TrainingError(
+            f"the teacher in {teacher.path} has the student's tokenizer and chat template: "
+            "hybrid_universal is for others, of one vocabulary it would be kl_forward",
+            hint="--set 'distill.losses=[{loss: cross_entropy}, {loss: kl_forward}]', with the "
+            "weights of yours",
+        )
+    return can and is_other
 
 
 def read_teacher_rows(
@@ -135,6 +156,8 @@ def read_teacher_rows(
             hint="--set distill.teacher=stored --set 'distill.losses=[]' --set "
             "distill.kd_weight=0, with answers that the teacher wrote (teacher.answers: daemon)",
         )
+    classes = common_classes(theirs, ours, found)
+    tokens = MatchedTokens.of(torch.from_numpy(classes.student), torch.from_numpy(classes.teacher))
     rows = {}
     for name, (examples, learnt) in splits.items():
         answered = [examples[one.row] for one in learnt]
@@ -144,6 +167,7 @@ def read_teacher_rows(
             learnt,
             teacher=theirs.vocabulary,
             student=ours.vocabulary,
+            tokens=tokens,
             pad_id=own.pad_token_id or 0,
         )
     train = rows["train"]
@@ -157,8 +181,8 @@ def read_teacher_rows(
         )
     share = train.matched / train.positions
     message = (
-        f"{found.sentence}; the teacher reads its own tokens and chat template, and sorted "
-        f"probabilities are compared at {share:.1%} of the tokens to be learnt, the others have "
+        f"{found.sentence}; the teacher reads its own tokens and chat template, and both "
+        f"distributions are compared at {share:.1%} of the tokens to be learnt, the others have "
         "hard labels only"
     )
     reporter.emit(Note(stage, "info" if 1 - share <= _MANY_HARD else "warning", message))

@@ -70,8 +70,8 @@ class Validator:
     def __call__(self) -> dict[str, float]:
         """``ce`` (and ``kl``) in nats a token, ``token_accuracy``, and ``exact``.
 
-        Of a teacher of other tokens there is ``uld`` in place of ``kl``: the universal loss, which
-        is 0 where the teacher predicts nothing.
+        Of a teacher of other tokens there are ``uld`` and ``hybrid_uld`` in place of ``kl``: the
+        losses ``universal`` and ``hybrid_universal``, 0 where the teacher predicts nothing.
 
         ``exact`` is the share of examples all of whose tokens are the likeliest ones: there the
         greedy answer is the right one, ended in the right place. Of a classification that is the
@@ -101,6 +101,8 @@ class Validator:
                     if isinstance(signal, MatchedSignal):
                         uld = found.universal(temperature=1.0)
                         sums["uld"] = sums.get("uld", 0.0) + float(uld.sum())
+                        hybrid = found.hybrid_universal(temperature=1.0, unmatched_weight=1.0)
+                        sums["hybrid_uld"] = sums.get("hybrid_uld", 0.0) + float(hybrid.sum())
                     elif not isinstance(signal, HardLabels):
                         kl = found.kl_forward(temperature=1.0)
                         sums["kl"] = sums.get("kl", 0.0) + float(kl.sum())

@@ -14,6 +14,12 @@ def kl_of_logprobs(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (p.exp() * difference).sum(-1)
 
 
+def log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The log-probabilities at a temperature: a new tensor."""
+    scaled = logits if temperature == 1 else logits / temperature
+    return torch.log_softmax(scaled, dim=-1)
+
+
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """In float32, or in float64 where it is that already."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

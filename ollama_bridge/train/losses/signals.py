@@ -16,6 +16,7 @@ from ollama_bridge.errors import TrainingError
 from ollama_bridge.label_store.labels import SampledTargets, SoftTargets, Targets
 from ollama_bridge.train.live_teacher import LiveTeacher
 from ollama_bridge.train.losses import vocabulary as losses
+from ollama_bridge.train.losses.hybrid import MatchedTokens, hybrid_universal
 from ollama_bridge.train.losses.sparse import (
     Divergence,
     kl_reverse_classes,
@@ -61,6 +62,13 @@ class Comparison(Protocol):
 
     def universal(self, *, temperature: float) -> torch.Tensor:
         """The distance of sorted probabilities, (n,); 0 where the teacher predicts nothing.
+
+        Raises:
+            TrainingError: not all of the teacher's probabilities are known.
+        """
+
+    def hybrid_universal(self, *, temperature: float, unmatched_weight: float) -> torch.Tensor:
+        """The KL divergence over common tokens and ULD over the rest, (n,); 0 as above.
 
         Raises:
             TrainingError: not all of the teacher's probabilities are known.
@@ -135,6 +143,7 @@ class MatchedSignal:
         teacher: Whose head.
         hidden: (its positions, D) of the teacher.
         places: (N,) which of its positions stands where the student's does; ``HOLE``: none.
+        tokens: Of both vocabularies.
         targets: (N,) hard labels.
     """
 
@@ -143,17 +152,21 @@ class MatchedSignal:
         teacher: LiveTeacher,
         hidden: torch.Tensor,
         places: torch.Tensor,
+        tokens: MatchedTokens,
         targets: torch.Tensor,
     ) -> None:
         self._teacher = teacher
         self._hidden = hidden
         self._places = places
+        self._tokens = tokens
         self._targets = targets
 
     def beside(self, logits: torch.Tensor, part: slice) -> Comparison:
         """See :class:`Signal`."""
         places = self._places[part]
-        return _Matched(logits, self._targets[part], self._teacher, self._hidden, places)
+        matched = torch.nonzero(places != HOLE)[:, 0]
+        hidden = self._hidden[places[matched]]
+        return _Matched(logits, self._targets[part], self._teacher, hidden, matched, self._tokens)
 
 
 def live_signal(
@@ -169,7 +182,8 @@ def live_signal(
     """
     if rows is None:
         return LiveSignal(teacher, hidden, batch.targets)
-    return MatchedSignal(teacher, hidden, rows.places(batch), batch.targets)
+    tokens = rows.tokens.to(hidden.device)
+    return MatchedSignal(teacher, hidden, rows.places(batch), tokens, batch.targets)
 
 
 class _Hard:
@@ -191,6 +205,10 @@ class _Hard:
 
     def universal(self, *, temperature: float) -> torch.Tensor:
         return losses.universal(*self._common(), temperature=temperature)
+
+    def hybrid_universal(self, *, temperature: float, unmatched_weight: float) -> torch.Tensor:
+        del unmatched_weight  # with one vocabulary there is no rest
+        return losses.kl_forward(*self._common(), temperature=temperature)
 
     def _common(self) -> Pair:
         raise TrainingError("this loss needs the teacher's distributions, and there are none")
@@ -233,6 +251,10 @@ class _Stored:
         raise TrainingError(
             "soft labels do not hold every token's probability", hint="--set distill.teacher=live"
         )
+
+    def hybrid_universal(self, *, temperature: float, unmatched_weight: float) -> torch.Tensor:
+        del unmatched_weight
+        return self.universal(temperature=temperature)
 
 
 class _Sampled(_Hard):
@@ -277,28 +299,42 @@ class _Live(_Hard):
 
 
 class _Matched(_Hard):
+    """Of n positions the ``matched`` ones have hidden states of the teacher."""
+
     def __init__(
         self,
         logits: torch.Tensor,
         targets: torch.Tensor,
         teacher: LiveTeacher,
         hidden: torch.Tensor,
-        places: torch.Tensor,
+        matched: torch.Tensor,
+        tokens: MatchedTokens,
     ) -> None:
         super().__init__(logits, targets)
         self._teacher = teacher
         self._hidden = hidden
-        self._places = places
+        self._matched = matched
+        self._tokens = tokens
+
+    @functools.cached_property
+    def _pair(self) -> Pair:
+        return self._logits[self._matched], self._teacher.logits(self._hidden)
 
     def universal(self, *, temperature: float) -> torch.Tensor:
-        matched = torch.nonzero(self._places != HOLE)[:, 0]
-        theirs = self._teacher.logits(self._hidden[self._places[matched]])
-        found = losses.universal(self._logits[matched], theirs, temperature=temperature)
-        return found.new_zeros(len(self._places)).index_copy(0, matched, found)
+        return self._everywhere(losses.universal(*self._pair, temperature=temperature))
+
+    def hybrid_universal(self, *, temperature: float, unmatched_weight: float) -> torch.Tensor:
+        found = hybrid_universal(
+            *self._pair, self._tokens, temperature=temperature, unmatched_weight=unmatched_weight
+        )
+        return self._everywhere(found)
+
+    def _everywhere(self, found: torch.Tensor) -> torch.Tensor:
+        return found.new_zeros(len(self._logits)).index_copy(0, self._matched, found)
 
     def _common(self) -> Pair:
         raise TrainingError(
             "teacher and student have other tokens: of the losses between distributions only "
-            "universal compares them",
-            hint="--set 'distill.losses=[{loss: cross_entropy}, {loss: universal}]'",
+            "hybrid_universal and universal compare them",
+            hint="--set 'distill.losses=[{loss: cross_entropy}, {loss: hybrid_universal}]'",
         )

@@ -21,6 +21,7 @@ from ollama_bridge.train.losses.loss_terms import (
     check_same,
     check_temperature,
     kl_of_logprobs,
+    log_softmax,
     wide,
 )
 
@@ -281,7 +282,7 @@ class _ForwardKL(torch.autograd.Function):
     def forward(
         ctx: Any, student: torch.Tensor, teacher: torch.Tensor, temperature: float
     ) -> torch.Tensor:
-        q, p = _log_softmax(student, temperature), _log_softmax(teacher, temperature)
+        q, p = log_softmax(student, temperature), log_softmax(teacher, temperature)
         value = temperature**2 * kl_of_logprobs(p, q)
         if ctx.needs_input_grad[0]:
             ctx.slope = q.exp_().sub_(p.exp_()).mul_(temperature)
@@ -300,13 +301,8 @@ def _tempered(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The logarithms of q and p at a temperature."""
     _check_pair(student_logits, teacher_logits, temperature)
-    q = _log_softmax(wide(student_logits), temperature)
-    return q, _log_softmax(wide(teacher_logits.detach()), temperature)
-
-
-def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    scaled = logits if temperature == 1 else logits / temperature
-    return torch.log_softmax(scaled, dim=-1)
+    q = log_softmax(wide(student_logits), temperature)
+    return q, log_softmax(wide(teacher_logits.detach()), temperature)
 
 
 def _check_pair(

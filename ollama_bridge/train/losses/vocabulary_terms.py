@@ -8,6 +8,7 @@ import torch
 
 from ollama_bridge.recipe.losses import (
     CrossEntropyLoss,
+    HybridUniversalLoss,
     JensenShannonLoss,
     KLForwardLoss,
     KLReverseLoss,
@@ -45,6 +46,10 @@ def vocabulary_loss(loss: VocabularyLoss, found: Comparison) -> torch.Tensor:
         return found.kl_reverse(temperature=loss.temperature)  # which it is, where it is infinite
     if isinstance(loss, UniversalLoss):
         return found.universal(temperature=loss.temperature)
+    if isinstance(loss, HybridUniversalLoss):
+        return found.hybrid_universal(
+            temperature=loss.temperature, unmatched_weight=loss.unmatched_weight
+        )
     return found.divergence(_divergence(loss), temperature=loss.temperature)
 
 

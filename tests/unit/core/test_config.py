@@ -402,6 +402,7 @@ def test_short_form_says_the_same_terms() -> None:
         ({"losses": [{"loss": "cross_entropy"}, {"loss": "attention"}]}, False, True),
         ({"losses": [{"loss": "jensen_shannon"}]}, True, False),
         ({"losses": [{"loss": "universal"}], "teacher": "live"}, False, True),
+        ({"losses": [{"loss": "hybrid_universal"}], "teacher": "live"}, False, True),
         ({"on_policy": {}}, True, True),
         ({"kd_weight": 0, "on_policy": {}}, False, True),
     ],
@@ -436,6 +437,18 @@ def test_what_is_needed_of_the_teacher_follows_from_the_losses(
         (
             {"losses": [{"loss": "hidden"}, {"loss": "universal"}]},
             "distill.losses.1: universal needs every token's probability",
+        ),
+        (
+            {"losses": [{"loss": "hybrid_universal"}]},
+            "distill.losses.0: hybrid_universal needs every token's probability",
+        ),
+        (
+            {"losses": [{"loss": "hybrid_universal", "unmatched_weight": -1}], "teacher": "live"},
+            "distill.losses.0.unmatched_weight: Input should be greater than or equal to 0",
+        ),
+        (
+            {"on_policy": {"losses": [{"loss": "hybrid_universal"}]}},
+            "distill.on_policy.losses.0.loss: no loss is called 'hybrid_universal'",
         ),
         (
             {"losses": [{"loss": "kl_reverse"}], "kd_weight": 0.5},

@@ -1,4 +1,4 @@
-"""A live teacher that reads its own tokens: the universal loss where the answers' texts agree."""
+"""A live teacher that reads its own tokens: losses of two vocabularies where the texts agree."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from fakes.models import build_tiny_checkpoint, build_tiny_model
 from fakes.trainable import SYSTEM, commit, log_of, scores_of, sentiment_examples
 from fakes.turn_ends import build_speaker
 
-from ollama_bridge.alignment.vocabulary import read_vocabulary
+from ollama_bridge.alignment import Side, align, read_vocabulary
+from ollama_bridge.alignment.classes import CommonClasses, common_classes
 from ollama_bridge.encoding.batches import Batches
 from ollama_bridge.encoding.encode import EncodedExample, encode_split
 from ollama_bridge.errors import TrainingError
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.recipe.config import DistillSection, StudentSection
-from ollama_bridge.recipe.losses import UniversalLoss
+from ollama_bridge.recipe.losses import HybridUniversalLoss, UniversalLoss
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus
 from ollama_bridge.train import loop
 from ollama_bridge.train.distill import distill
 from ollama_bridge.train.live_teacher import LiveTeacher
+from ollama_bridge.train.losses import chunked
+from ollama_bridge.train.losses.hybrid import MatchedTokens
 from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.losses.signals import MatchedSignal
 from ollama_bridge.train.student_check import check_student
@@ -39,6 +42,12 @@ UNIVERSAL = DistillSection.model_validate(
         "checkpoint_interval_s": 1e-9,
         "teacher": "live",
         "losses": [{"loss": "cross_entropy", "weight": 0.05}, {"loss": "universal"}],
+    }
+)
+HYBRID = DistillSection.model_validate(
+    {
+        **UNIVERSAL.model_dump(exclude={"hidden_weight", "kd_weight", "temperature"}),
+        "losses": [{"loss": "cross_entropy", "weight": 0.05}, {"loss": "hybrid_universal"}],
     }
 )
 
@@ -91,6 +100,10 @@ def begin_at(example: EncodedExample, tokenizer: Any) -> tuple[list[int], list[i
     return marks, [*marks[1:], marks[-1] + 1]
 
 
+def tokens_of(classes: CommonClasses) -> MatchedTokens:
+    return MatchedTokens.of(torch.from_numpy(classes.student), torch.from_numpy(classes.teacher))
+
+
 def naive_universal(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """The sum of differences of sorted probabilities of one position, token by token."""
     q, p = (torch.softmax(logits, -1).sort(descending=True).values for logits in (student, teacher))
@@ -98,11 +111,31 @@ def naive_universal(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tenso
     return torch.stack([(mine - theirs).abs() for mine, theirs in pairs]).sum()
 
 
-def test_value_and_gradient_are_those_of_the_matched_positions(narrow: Checkpoint) -> None:
+def naive_hybrid(
+    student: torch.Tensor, teacher: torch.Tensor, classes: CommonClasses
+) -> torch.Tensor:
+    """The KL over classes of one position, and the sorted differences of what has none."""
+    q, p = torch.softmax(student, -1), torch.softmax(teacher.detach(), -1)
+    ours, theirs = torch.from_numpy(classes.student), torch.from_numpy(classes.teacher)
+    terms = []
+    for number in range(int(ours.max()) + 1):
+        mine, other = q[ours == number].sum(), p[theirs == number].sum()
+        terms.append(other * (other / mine).log() - other + mine)
+    q, p = (share[one < 0].sort(descending=True).values for share, one in ((q, ours), (p, theirs)))
+    pairs = itertools.zip_longest(q.unbind(), p.unbind(), fillvalue=torch.zeros(()))
+    return torch.stack([*terms, *((mine - other).abs() for mine, other in pairs)]).sum()
+
+
+@pytest.mark.parametrize("loss", [UniversalLoss(), HybridUniversalLoss()])
+def test_value_and_gradient_are_those_of_the_matched_positions(
+    loss: UniversalLoss | HybridUniversalLoss, narrow: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against float64, row by row without padding or prefix, and places counted by letters.
 
-    A batch in two parts has the gradient of the whole.
+    A batch in two parts, each in chunks of a few positions, has the gradient of the whole.
     """
+    monkeypatch.setattr(chunked, "_MIN_POSITIONS", 4)
+    monkeypatch.setattr(chunked, "_LOGITS_PER_CHUNK", 0)
     ours_tokenizer = load_tokenizer(
         build_tiny_checkpoint(narrow.path.parent / "ours", vocab_size=SIZE)
     )
@@ -110,16 +143,18 @@ def test_value_and_gradient_are_those_of_the_matched_positions(narrow: Checkpoin
     ours, theirs = encoded(ours_tokenizer), encoded(theirs_tokenizer)
     student = build_tiny_model(vocab_size=SIZE)
     teacher = build_tiny_model(vocab_size=THEIR_SIZE, seed=1)
+    left = Side(read_vocabulary(theirs_tokenizer, width=THEIR_SIZE), theirs_tokenizer)
+    right = Side(read_vocabulary(ours_tokenizer, width=SIZE), ours_tokenizer)
+    classes = common_classes(left, right, align(left, right, ["negative"]))
     rows = TeacherRows(
         theirs,
         ours,
-        teacher=read_vocabulary(theirs_tokenizer, width=THEIR_SIZE),
-        student=read_vocabulary(ours_tokenizer, width=SIZE),
+        teacher=left.vocabulary,
+        student=right.vocabulary,
+        tokens=tokens_of(classes),
         pad_id=0,
     )
-    objective = Objective(
-        student, [UniversalLoss()], teacher=LiveTeacher(teacher), live=True, rows=rows
-    )
+    objective = Objective(student, [loss], teacher=LiveTeacher(teacher), live=True, rows=rows)
     batches = Batches(ours, batch_tokens=10_000, pad_id=0)
     (members,) = batches.sorted()
     whole = objective(batches.collate(members), None)
@@ -141,12 +176,17 @@ def test_value_and_gradient_are_those_of_the_matched_positions(narrow: Checkpoin
             if place_there is None or (end not in their_ends and their_ends[place_there] <= end):
                 unmatched += 1
                 continue
-            values.append(naive_universal(logits[place], their_logits[place_there]))
+            pair = logits[place], their_logits[place_there]
+            values.append(
+                naive_universal(*pair)
+                if isinstance(loss, UniversalLoss)
+                else naive_hybrid(*pair, classes)
+            )
     positions = len(values) + unmatched
     assert (rows.positions, rows.matched) == (positions, len(values))
     assert values
     total = torch.stack(values).sum() / positions
-    assert whole.parts["uld"].item() == pytest.approx(total.item(), rel=1e-5)
+    assert whole.parts[loss.short_name].item() == pytest.approx(total.item(), rel=1e-5)
     total.backward()  # type: ignore[no-untyped-call]
     for name, parameter in exact.named_parameters():
         assert parameter.grad is not None
@@ -156,43 +196,60 @@ def test_value_and_gradient_are_those_of_the_matched_positions(narrow: Checkpoin
         assert float(apart) < 1e-3, name
 
 
-def test_positions_that_have_no_counterpart_give_hard_labels_only() -> None:
-    """There the loss is 0 and moves nothing, also where a chunk has no others."""
+@pytest.mark.parametrize("width", [SIZE, 0])
+def test_positions_that_have_no_counterpart_give_hard_labels_only(width: int) -> None:
+    """There the losses are 0 and move nothing, also where a chunk has no others."""
     teacher = LiveTeacher(build_tiny_model(vocab_size=THEIR_SIZE, seed=1))
     hidden = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     logits = torch.randn(4, SIZE, generator=torch.Generator().manual_seed(1), requires_grad=True)
     targets = torch.arange(4)
-    signal = MatchedSignal(teacher, hidden, torch.tensor([2, -1, -1, 0]), targets)
-    found = signal.beside(logits, slice(0, 4)).universal(temperature=2.0)
-    (slope,) = torch.autograd.grad(found.sum(), logits)
-    assert (found > 0).tolist() == [True, False, False, True]
-    assert (slope != 0).any(-1).tolist() == [True, False, False, True]
-    none = signal.beside(logits[1:3], slice(1, 3))
-    (slope,) = torch.autograd.grad(none.universal(temperature=2.0).sum(), logits)
-    assert not slope.any()
+    tokens = MatchedTokens.of(torch.arange(width) // 2, torch.arange(width // 2))
+    signal = MatchedSignal(teacher, hidden, torch.tensor([2, -1, -1, 0]), tokens, targets)
+    some, none = signal.beside(logits, slice(0, 4)), signal.beside(logits[1:3], slice(1, 3))
+    for found, nothing in (
+        (some.universal(temperature=2.0), none.universal(temperature=2.0)),
+        (
+            some.hybrid_universal(temperature=2.0, unmatched_weight=0.5),
+            none.hybrid_universal(temperature=2.0, unmatched_weight=0.5),
+        ),
+    ):
+        (slope,) = torch.autograd.grad(found.sum(), logits, retain_graph=True)
+        assert (found > 0).tolist() == [True, False, False, True]
+        assert (slope != 0).any(-1).tolist() == [True, False, False, True]
+        (slope,) = torch.autograd.grad(nothing.sum(), logits, retain_graph=True)
+        assert not slope.any()
     assert (none.cross_entropy() > 0).all()
-    with pytest.raises(TrainingError, match="only universal compares them"):
+    with pytest.raises(TrainingError, match="hybrid_universal and universal compare them"):
         none.kl_forward(temperature=1.0)
 
 
 @pytest.mark.usefixtures("no_reference_values")
 class TestDistill:
+    @pytest.mark.parametrize(("settings", "name"), [(UNIVERSAL, "uld"), (HYBRID, "hybrid_uld")])
     def test_a_student_comes_nearer_to_a_teacher_of_other_tokens(
-        self, base: Checkpoint, corpus: Corpus, narrow: Checkpoint, tmp_path: Path
+        self,
+        settings: DistillSection,
+        name: str,
+        base: Checkpoint,
+        corpus: Corpus,
+        narrow: Checkpoint,
+        tmp_path: Path,
     ) -> None:
         """By validation; the rung and the share are said once, and a trimmed student learns too."""
         listener = Listener()
-        student = run(base, corpus, narrow, tmp_path / "student", reporter=listener)
-        first, *_, last = scores_of(student, "uld")
-        assert last < 0.8 * first
-        assert {"ce", "uld"} <= set(log_of(student)[-1])
+        student = run(
+            base, corpus, narrow, tmp_path / "student", settings=settings, reporter=listener
+        )
+        first, *_, last = scores_of(student, name)
+        assert last < 0.9 * first
+        assert {"ce", name} <= set(log_of(student)[-1])
         assert "kl" not in log_of(student)[-1]["validation"]
         (said,) = [note for note in listener.notes if "the vocabularies differ" in note]
         assert "tokens are mapped by their text" in said
         assert "% of the tokens to be learnt, the others have hard labels only" in said
         trimmed = StudentSection(layers=2, vocabulary="corpus")
-        small = run(base, corpus, narrow, tmp_path / "small", student=trimmed)
-        first, *_, last = scores_of(small, "uld")
+        small = run(base, corpus, narrow, tmp_path / "small", settings=settings, student=trimmed)
+        first, *_, last = scores_of(small, name)
         assert last < first
 
     def test_a_teacher_of_another_chat_template_reads_its_own(
@@ -208,9 +265,9 @@ class TestDistill:
 
         other = commit(Checkpoint, tmp_path / "other", build)
         listener = Listener()
-        settings = UNIVERSAL.model_copy(update={"epochs": 0.25})
+        settings = HYBRID.model_copy(update={"epochs": 0.25})
         run(base, corpus, other, tmp_path / "student", settings=settings, reporter=listener)
-        (said,) = [note for note in listener.notes if "sorted probabilities" in note]
+        (said,) = [note for note in listener.notes if "both distributions" in note]
         assert "the same 384 tokens under the same ids" in said
         assert "compared at 100.0% of the tokens" in said
 
@@ -224,7 +281,7 @@ class TestDistill:
     ) -> None:
         """What the teacher reads is no part of the state."""
         monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
-        settings = UNIVERSAL.model_copy(update={"epochs": 0.6})
+        settings = HYBRID.model_copy(update={"epochs": 0.6})
         whole = run(base, corpus, narrow, tmp_path / "whole", settings=settings)
         killed = tmp_path / "killed"
         with pytest.raises(KilledError):
@@ -240,6 +297,7 @@ class TestDistill:
             {"losses": [{"loss": "cross_entropy"}, {"loss": "kl_reverse"}]},
             {"losses": [{"loss": "cross_entropy"}, {"loss": "universal"}, {"loss": "hidden"}]},
             {"losses": [{"loss": "universal"}]},
+            {"losses": [{"loss": "hybrid_universal"}]},
             {"on_policy": {"max_new_tokens": 8}},
             {"hidden_epochs": 1.0},
         ],
@@ -261,10 +319,24 @@ class TestDistill:
         ):
             with pytest.raises(TrainingError, match="another tokenizer or chat template") as caught:
                 attempt()
-            assert "'distill.losses=[{loss: cross_entropy}, {loss: universal}]'" in str(
+            assert "'distill.losses=[{loss: cross_entropy}, {loss: hybrid_universal}]'" in str(
                 caught.value.hint
             )
-        check_student(StudentSection(layers=2), UNIVERSAL, base, narrow)
+        for settings in (UNIVERSAL, HYBRID):
+            check_student(StudentSection(layers=2), settings, base, narrow)
+
+    def test_of_the_same_tokens_the_hybrid_loss_is_refused(
+        self, base: Checkpoint, corpus: Corpus, tmp_path: Path
+    ) -> None:
+        """It would be another by its name; ULD, which compares shapes, may be wanted there too."""
+        for attempt in (
+            lambda: run(base, corpus, base, tmp_path / "student", settings=HYBRID),
+            lambda: check_student(StudentSection(layers=2), HYBRID, base, base),
+        ):
+            with pytest.raises(TrainingError, match="it would be kl_forward") as caught:
+                attempt()
+            assert "{loss: kl_forward}" in str(caught.value.hint)
+        check_student(StudentSection(layers=2), UNIVERSAL, base, base)
 
     def test_a_teacher_that_says_nothing_of_the_answers_is_refused(
         self, base: Checkpoint, corpus: Corpus, tmp_path: Path
