@@ -521,6 +521,19 @@ def test_the_comment_comes_off_again() -> None:
     assert without_comment(with_comment("{{ x }}")) == "{{ x }}"
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "{% if x %}{% endif %}\n"])
+def test_the_comment_changes_no_prompt(end: str) -> None:
+    """Nor the line end of a file, which Jinja writes in front of a comment, and else leaves out."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}>" + end
+    asked = Conversation((Message("user", "Hi"),))
+    bare, commented = (
+        ChatTemplate(text, special={}, adds_bos=False).render(asked)
+        for text in (source, with_comment(source))
+    )
+    assert commented == bare
+    assert without_comment(with_comment(source)) == source
+
+
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=30, deadline=None)
 def test_shrinking_stays_a_request_that_still_differs(seed: int) -> None:
