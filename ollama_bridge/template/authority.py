@@ -33,6 +33,10 @@ from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja", "renderer"]
 _SHOWN = 60  # characters of a prompt in a message
+_HANDED_ON = (
+    "a tool's definition has its keys in Ollama's order, required before properties, and an empty "
+    "description where it has none"
+)
 _CUTS_THOUGHTS = (
     "Ollama 0.34 lists thinking because of the chat template's content.split('</think>'), which "
     "is not proven"
@@ -116,18 +120,20 @@ def _decide(source: str, special: tuple[tuple[str, str], ...], *, adds_bos: bool
         tools = names_tools(template.source)
         thinking = names_thinking(template.source)
         listed = (*(("tools",) if tools else ()), *(("thinking",) if thinking else ()))
+        tools = tools and takes_tools(template)
         return Served(
             "jinja",
             None,
             f"the daemon renders the chat template itself, which takes Ollama 0.30 or later: "
             f"{exc.message}",
-            tools=tools and takes_tools(template),
+            tools=tools,
             thinking=thinking,
             splits_thinking=thinking,
             conversations=0,
             differences=(
                 "the daemon leaves out an assistant's earlier thinking",
                 "the daemon closes thinking before it continues an assistant's message",
+                *((_HANDED_ON,) if tools else ()),
                 *out_of_reach(template, listed=listed),
                 *(() if thinking else _unlisted(template)),
                 *_unclear(template),

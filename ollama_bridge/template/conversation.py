@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+# Of a tool's parameters, as Ollama hands them on, to whom it does not write them itself.
+_KEYS_OF_PARAMETERS = ("type", "$defs", "items", "required", "properties")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ class Conversation:
         users = [index for index, message in enumerate(self.messages) if message.role == "user"]
         return users[-1] if users else -1
 
+    @property
+    def handed_on(self) -> Conversation:
+        """The same, with the keys of tools' parameters in the order in which Ollama has them."""
+        return replace(self, tools=tuple(_handed_on(tool) for tool in self.tools))
+
     def describe(self) -> str:
         """In one line, for messages to people."""
         parts = []
@@ -108,3 +115,10 @@ class Conversation:
         if self.think is not None:
             parts.append("think" if self.think else "no think")
         return ", ".join(parts)
+
+
+def _handed_on(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = tool["function"]
+    parameters = function["parameters"]
+    ordered = {key: parameters[key] for key in _KEYS_OF_PARAMETERS if key in parameters}
+    return {**tool, "function": {**function, "parameters": ordered}}

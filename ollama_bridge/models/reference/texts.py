@@ -166,7 +166,8 @@ class TextSide:
             yield name, Conversation(messages, think=_unasked(served))
         if served is not None and served.tools:
             for name, conversation in TOOL_CONVERSATIONS.items():
-                yield name, replace(conversation, think=_unasked(served))
+                probe = conversation.handed_on if served.authority == "jinja" else conversation
+                yield name, replace(probe, think=_unasked(served))
         if served is not None and served.thinking:
             for name, conversation in THINKING_CONVERSATIONS.items():
                 asked = conversation.think

@@ -7,6 +7,7 @@ from fakes.formats import source_of
 
 from ollama_bridge.errors import TemplateError
 from ollama_bridge.template.authority import Renderer, Served, by_renderer, decide, lost_by
+from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.template.probing import out_of_reach
 
@@ -317,3 +318,17 @@ def test_an_empty_system_message_has_a_name_where_only_tools_show_it() -> None:
     assert found.tools
     (said,) = [one for one in found.differences if one.startswith("an empty system message")]
     assert "Use tools." in said
+
+
+def test_a_daemons_jinja_gets_tools_in_ollamas_order() -> None:
+    """Whatever order they were sent in, so that is what its prompts are held against."""
+    parameters = {"properties": {"b": {}, "a": {}}, "type": "object", "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "look", "parameters": parameters}}
+    (handed_on,) = Conversation((Message("user", "Hi"),), (tool,)).handed_on.tools
+    assert handed_on == tool
+    assert list(handed_on["function"]["parameters"]) == ["type", "required", "properties"]
+    found = served("{% if tools %}{{ tools | tojson }}{% endif %}" + IN_ONE_LINE)
+    assert (found.authority, found.tools) == ("jinja", True)
+    assert any("required before properties" in said for said in found.differences)
+    bare = served(IN_ONE_LINE).differences
+    assert not any("required before properties" in said for said in bare)
