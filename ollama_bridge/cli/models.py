@@ -28,8 +28,8 @@ AdapterOption = Annotated[
 RendererOption = Annotated[
     bool,
     typer.Option(
-        help="If a Go template would lose tools or thinking, use a built-in RENDERER of Ollama "
-        "that is proven equal."
+        help="If a Go template would lose tools or thinking, use a built-in RENDERER of Ollama, "
+        "or its own Jinja, that is proven equal."
     ),
 ]
 

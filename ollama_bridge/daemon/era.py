@@ -81,6 +81,9 @@ class Limit:
 
 _SINCE_EVER: Version = (0, 0, 1)
 NO_LOGPROBS = Limit("report log-probabilities", _SINCE_EVER, (0, 12, 11), instead=None)
+NO_JINJA = Limit(
+    "use a GGUF's Jinja template", _SINCE_EVER, (0, 30, 0), instead="a Go TEMPLATE is sent"
+)
 REWRITES_GGUF = Limit(
     "keep an uploaded GGUF byte for byte",
     (0, 30, 0),
@@ -109,7 +112,7 @@ PRINTS_NO_MARKS = Limit(
 )
 LIMITS = (
     NO_LOGPROBS,
-    Limit("use a GGUF's Jinja template", _SINCE_EVER, (0, 30, 0), instead="a Go TEMPLATE is sent"),
+    NO_JINJA,
     REWRITES_GGUF,
     NO_ADAPTER,
     OWN_WINDOWS,

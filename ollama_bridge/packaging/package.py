@@ -16,6 +16,7 @@ from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.models.sources.references import parse_reference
 from ollama_bridge.packaging.probes import Probes, find_probes, find_values
+from ollama_bridge.packaging.renderer import find_renderer
 from ollama_bridge.packaging.settings import (
     IN_OLLAMA,
     check_replaces_no_source,
@@ -37,7 +38,7 @@ from ollama_bridge.storage.artifacts import (
     GGUFFile,
     RegisteredModel,
 )
-from ollama_bridge.template.authority import Renderer, lost_by
+from ollama_bridge.template.authority import NativeJinja, Renderer
 
 if TYPE_CHECKING:
     from ollama_bridge.conversion import Target
@@ -85,7 +86,7 @@ def package(
         corpus: Its held-out texts are what a target is measured on; None: the model's own answers.
         imatrix: An importance matrix for types of blocks, in a format of llama.cpp.
         renderer: Where Go loses tools or thinking of the chat template, let code of Ollama's own
-            render it, if some is seen to render it right.
+            render it, or its Jinja, if one is seen to render it right.
         force: Keep a model whose proof fails, under ``TAG-unverified``.
         link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
         publish_to: Publish the proven tag there: ``REGISTRY/NAMESPACE/NAME:TAG``.
@@ -270,7 +271,11 @@ class _Package:
         return source_tag
 
     def with_values(
-        self, checkpoint: Checkpoint, probes: Probes, *, renderer: Renderer | None = None
+        self,
+        checkpoint: Checkpoint,
+        probes: Probes,
+        *,
+        renderer: Renderer | NativeJinja | None = None,
     ) -> Checkpoint:
         """The checkpoint with what the proof compares."""
         from ollama_bridge.models.reference.values import with_reference_values
@@ -289,34 +294,15 @@ class _Package:
     def with_renderer(
         self, checkpoint: Checkpoint, source: Checkpoint, probes: Probes
     ) -> Checkpoint:
-        """The checkpoint for code of Ollama's own, where that renders what Go loses."""
+        """The checkpoint for what of Ollama's own renders what Go loses, if there is such."""
         if not self.may_use_renderer or self.settings.template != "auto":
             return source
-        renderer = self.find_renderer(source)
+        renderer = find_renderer(
+            source, self.client, ensure_daemon=self.ensure_daemon, reporter=self.reporter
+        )
         if renderer is None:
             return source
         return self.with_values(checkpoint, probes, renderer=renderer)
-
-    def find_renderer(self, checkpoint: Checkpoint) -> Renderer | None:
-        """Code of Ollama's own that renders what a Go template cannot, if there is such a thing."""
-        from ollama_bridge.models.load import load_tokenizer
-        from ollama_bridge.models.settings.chat_template import chat_template_of
-        from ollama_bridge.verify.renderers import find_renderer
-
-        served = ReferenceValues.read(checkpoint.reference_path).template
-        template = chat_template_of(load_tokenizer(checkpoint.path)) if served is not None else None
-        if template is None or served is None:
-            return None
-        lost = lost_by(template, served.capabilities)
-        if served.go is not None and not lost:
-            return None
-        self.ensure_daemon()
-        found = find_renderer(self.client, template)
-        what = "prompts" if served.go is None else " and ".join(lost)
-        said = f"RENDERER {found.name}" if found is not None else "none of Ollama's own renderers"
-        message = f"Go cannot express the {what} of the chat template; {said} does"
-        self.reporter.emit(Note("package", "info", message))
-        return found
 
     def convert(self, source: Checkpoint) -> GGUFFile:
         """The file that is served."""

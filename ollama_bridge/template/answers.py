@@ -7,10 +7,13 @@ text of the answer, and is named here.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.decisions import leaves
 from ollama_bridge.template.format import Format, Thinking
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.probing import find_dropped_tags
 
 _QUESTION = Message("user", "Hi")
 
@@ -69,6 +72,39 @@ def given(format_: Format, text: str) -> str:
     ends = (text[:length] for length in range(len(text), 0, -1))
     found = next((end for end in ends if all(prompt.endswith(end) for prompt in prompts)), "")
     return found if found.strip() else ""
+
+
+def written_answer(template: ChatTemplate, asked: Conversation, answer: Message) -> str:
+    """What a model has to write behind a prompt to say an answer; nothing: it cannot be told.
+
+    Args:
+        template: The chat template.
+        asked: What is answered.
+        answer: With calls or a thought; that may be one which the template cuts out of answers.
+    """
+    plain = replace(answer, content="Xsaid0Z", thinking="", calls=())
+    try:
+        prompt = template.render(asked)
+        whole, other = (
+            template.render(replace(asked, messages=(*asked.messages, one)), prompt=False)
+            for one in (answer, plain)
+        )
+    except RefusedError:
+        return ""
+    pairs = enumerate(zip(prompt, whole, strict=False))
+    shared = next((i for i, (one, two) in pairs if one != two), min(len(prompt), len(whole)))
+    front = prompt[:shared]
+    if front != prompt:  # it opens a thought that is not there, or closes it: not in mid-tag
+        opened = front.rfind("<")
+        front = front if opened < 0 or ">" in front[opened:] else front[:opened]
+    written = whole[len(front) :]
+    end = other.partition(plain.content)[2]
+    written = written.removesuffix(end if written.endswith(end) else end.rstrip())
+    tags = find_dropped_tags(template)
+    if tags is None or answer.thinking in written:
+        return written
+    opening = "" if prompt.rstrip().endswith(tags[0].strip()) else tags[0]
+    return f"{opening}{answer.thinking}{tags[1]}{written}"
 
 
 def _unthinking(template: ChatTemplate) -> str | None:

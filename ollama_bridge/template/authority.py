@@ -59,6 +59,17 @@ class Renderer:
 
 
 @dataclass(frozen=True)
+class NativeJinja:
+    """The chat template itself, in a daemon that renders it.
+
+    Attributes:
+        conversations: In how many it was seen to render as transformers does.
+    """
+
+    conversations: int
+
+
+@dataclass(frozen=True)
 class Served:
     """How a tag has to render, and what is known of it.
 
@@ -117,29 +128,7 @@ def _decide(source: str, special: tuple[tuple[str, str], ...], *, adds_bos: bool
     except TemplateError as exc:
         if not exc.is_inexpressible:
             raise
-        tools = names_tools(template.source)
-        thinking = names_thinking(template.source)
-        listed = (*(("tools",) if tools else ()), *(("thinking",) if thinking else ()))
-        tools = tools and takes_tools(template)
-        return Served(
-            "jinja",
-            None,
-            f"the daemon renders the chat template itself, which takes Ollama 0.30 or later: "
-            f"{exc.message}",
-            tools=tools,
-            thinking=thinking,
-            splits_thinking=thinking,
-            conversations=0,
-            differences=(
-                "the daemon leaves out an assistant's earlier thinking",
-                "the daemon closes thinking before it continues an assistant's message",
-                *((_HANDED_ON,) if tools else ()),
-                *out_of_reach(template, listed=listed),
-                *(() if thinking else _unlisted(template)),
-                *_unclear(template),
-                *_unopened(template),
-            ),
-        )
+        return _by_daemon(template, exc.message, conversations=0)
     ((go, proof),) = proven
     return Served(
         "template",
@@ -216,8 +205,43 @@ def lost_by(template: ChatTemplate, capabilities: Collection[str]) -> tuple[str,
     return tuple(name for name, has in able.items() if has and name not in capabilities)
 
 
-def by_renderer(template: ChatTemplate, renderer: Renderer) -> Served:
-    """A tag whose prompts are rendered by code of Ollama's own, which was seen to do it right."""
+def served_by(template: ChatTemplate, found: Renderer | NativeJinja) -> Served:
+    """A tag whose prompts Ollama renders by itself, and was seen to do it right."""
+    if isinstance(found, Renderer):
+        return _by_renderer(template, found)
+    why = (
+        f"it was seen to render as transformers does in {found.conversations} conversations, and "
+        "Go cannot express all of it"
+    )
+    return _by_daemon(template, why, conversations=found.conversations)
+
+
+def _by_daemon(template: ChatTemplate, why: str, *, conversations: int) -> Served:
+    tools = names_tools(template.source)
+    thinking = names_thinking(template.source)
+    listed = (*(("tools",) if tools else ()), *(("thinking",) if thinking else ()))
+    tools = tools and takes_tools(template)
+    return Served(
+        "jinja",
+        None,
+        f"the daemon renders the chat template itself, which takes Ollama 0.30 or later: {why}",
+        tools=tools,
+        thinking=thinking,
+        splits_thinking=thinking,
+        conversations=conversations,
+        differences=(
+            "the daemon leaves out an assistant's earlier thinking",
+            "the daemon closes thinking before it continues an assistant's message",
+            *((_HANDED_ON,) if tools else ()),
+            *out_of_reach(template, listed=listed),
+            *(() if thinking else _unlisted(template)),
+            *_unclear(template),
+            *_unopened(template),
+        ),
+    )
+
+
+def _by_renderer(template: ChatTemplate, renderer: Renderer) -> Served:
     return Served(
         "renderer",
         None,

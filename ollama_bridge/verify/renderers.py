@@ -9,30 +9,21 @@ that has none worth the name.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from ollama_bridge.client import Client
-from ollama_bridge.daemon.tags import TRIALS
-from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import (
-    ModelNotFoundError,
-    OllamaBridgeError,
     RenderingHiddenError,
     RequestRejectedError,
     RunnerCrashedError,
 )
 from ollama_bridge.template.authority import Renderer
 from ollama_bridge.template.conversation import Conversation
-from ollama_bridge.template.generation import Domain, fixed, random_ones
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.observation import takes_system
-from ollama_bridge.template.probing import shows_thinking, takes_tools
-from ollama_bridge.verify.blank_gguf import write_blank_gguf
+from ollama_bridge.template.probing import shows_thinking
+from ollama_bridge.verify.blank_gguf import Blank
+from ollama_bridge.verify.trials import conversations, is_rendered, make, send, trials
 
-_TAG = f"{TRIALS}trial"
 # RENDERER and PARSER of 0.34.4; a daemon without one of them says so.
 _PARSERS: Mapping[str, str] = {
     **{
@@ -51,8 +42,6 @@ _PARSERS: Mapping[str, str] = {
     "gemma4-small": "gemma4",
     "gemma4-large": "gemma4",
 }
-_RANDOM_CONVERSATIONS = 40
-_NUM_CTX = 16384  # of bytes; nothing is cut off a prompt
 
 
 def find_renderer(client: Client, template: ChatTemplate) -> Renderer | None:
@@ -66,68 +55,26 @@ def find_renderer(client: Client, template: ChatTemplate) -> Renderer | None:
         DaemonError: the daemon could not answer.
     """
     wanted = list(_wanted(template))
-    digest = _send_blank(client)
-    request = {
-        "model": _TAG,
-        "files": {"model.gguf": digest},
-        "parameters": {"num_ctx": _NUM_CTX},
-    }
-    try:
-        for name, parser in _PARSERS.items():
-            try:
-                client.create({**request, "renderer": name, "parser": parser})
-            except (RequestRejectedError, RunnerCrashedError):
-                continue  # a daemon that does not know it may say so here, or when it is asked
-            if all(_is_rendered(client, conversation, text) for conversation, text in wanted):
-                return Renderer(name, parser, len(wanted))
-    except RenderingHiddenError:
-        return None  # an older daemon: nothing can be seen
-    finally:
-        with contextlib.suppress(OllamaBridgeError):
-            _remove(client)
+    digest = send(client, Blank())
+    with trials(client):
+        try:
+            for name, parser in _PARSERS.items():
+                try:
+                    make(client, digest, renderer=name, parser=parser)
+                except (RequestRejectedError, RunnerCrashedError):
+                    continue  # a daemon that does not know it may say so here, or when it is asked
+                if all(is_rendered(client, conversation, text) for conversation, text in wanted):
+                    return Renderer(name, parser, len(wanted))
+        except RenderingHiddenError:
+            return None  # an older daemon: nothing can be seen
     return None
-
-
-def _send_blank(client: Client) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "blank.gguf"
-        write_blank_gguf(path)
-        digest = f"sha256:{digest_file(path)}"
-        client.upload_blob(path, digest)
-    return digest
-
-
-def _is_rendered(client: Client, conversation: Conversation, wanted: str) -> bool:
-    messages = [message.to_ollama() for message in conversation.messages]
-    try:
-        served = client.render(_TAG, messages, think=conversation.think, tools=conversation.tools)
-    except RequestRejectedError:  # it has no tools, no thinking, or the daemon does not know it
-        return False
-    return served == wanted
 
 
 def _wanted(template: ChatTemplate) -> Iterator[tuple[Conversation, str]]:
     """What Ollama may be sent, but for answers to be continued, and the text of each."""
-    thinking = shows_thinking(template)
-    domain = Domain(
-        system=takes_system(template),
-        tools=takes_tools(template),
-        many_calls=True,
-        thinking=thinking,
-        continued_thinking=False,
-        thinks=(True, False) if thinking else (None,),
-    )
-    several = [*list(fixed(domain))[::3], *random_ones(domain, _RANDOM_CONVERSATIONS, seed=0)]
-    for conversation in several:
-        if conversation.continued:
-            continue
+    thinks = (True, False) if shows_thinking(template) else (None,)
+    for conversation in conversations(template, thinks=thinks):
         try:
             yield conversation, template.render(conversation)
         except RefusedError:
             continue
-
-
-def _remove(client: Client) -> None:
-    with contextlib.suppress(ModelNotFoundError):
-        client.unload(_TAG)
-        client.delete(_TAG)

@@ -1,4 +1,4 @@
-"""RENDERER: code of Ollama's own, taken where it was seen to render what Go cannot."""
+"""RENDERER, or the daemon's Jinja: taken where it was seen to render what Go cannot."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import Client
 from ollama_bridge.packaging.package import package
+from ollama_bridge.template.authority import NativeJinja, decide
+from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.generation import Domain, fixed
 from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.template.observation import probe_tool
+from ollama_bridge.verify.native_jinja import find_native_jinja
 from ollama_bridge.verify.renderers import find_renderer
 
 pytestmark = pytest.mark.live
@@ -86,3 +90,88 @@ def test_no_renderer_is_taken_for_its_name(nemotron: str, client: Client) -> Non
     )
     assert find_renderer(client, other) is None
     assert find_renderer(client, chat_template("qwen3")) is None
+
+
+# Tools in a form of their own, as functions are declared, and calls as Hermes has them.
+DECLARED = r"""{%- if tools %}
+{{- '<|im_start|>system\n' }}
+{%- for tool in tools %}
+{%- set function = tool.function %}
+{{- function.name + '(' }}
+{%- for name, about in function.parameters.properties.items() %}
+{{- name + ': ' + about.type + (', ' if not loop.last else '') }}
+{%- endfor %}
+{{- '): ' + function.description + ' ' + (function.parameters | tojson) + '\n' }}
+{%- endfor %}
+{{- '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- (call.function.arguments | tojson) + '}\n</tool_call>' }}
+{%- endfor %}
+{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
+"""
+ORDERS = {"type": "object", "required": ["at"], "properties": {"at": {"type": "string"}}}
+
+
+def declared(source: str = DECLARED) -> ChatTemplate:
+    """The format, or one like it."""
+    return ChatTemplate(source, special={}, adds_bos=False)
+
+
+def test_what_go_loses_the_daemons_jinja_writes(
+    daemon: PrivateDaemon, client: Client, tmp_path: Path
+) -> None:
+    """No renderer has this form of tools; the tag has them by its Jinja, and is proven with them.
+
+    Without being asked to look, it has a TEMPLATE, and no tools.
+    """
+    assert not decide(declared()).tools
+    source = folder_with(DECLARED, tmp_path / "source")
+    run = tmp_path / "run"
+    model = package(str(source), "live-native", gguf_type="f16", out_dir=run, host=daemon.host)
+    assert model.facts["passed"]
+    shown = client.show(model.tag)
+    assert "RENDERER" not in shown.modelfile
+    assert "tools" in shown.capabilities
+    reference = json.loads((run / "gguf-f16/reference.json").read_text())
+    assert reference["template"]["authority"] == "jinja"
+    assert "transformers does in" in reference["template"]["reason"]
+    assert any("required before properties" in limit for limit in reference["limits"])
+    tool = probe_tool(0)
+    tool["function"]["parameters"] = dict(reversed(ORDERS.items()))
+    asked = Conversation((Message("user", "Hi"),), (tool,))
+    served = client.render(model.tag, "Hi", tools=asked.tools)
+    assert served == declared().render(asked.handed_on)
+    assert not any(model.name.startswith("ollama-bridge/") for model in client.list())
+    client.delete(model.tag)
+    plain = package(
+        str(source), "live-native", gguf_type="f16", renderer=False, out_dir=run, host=daemon.host
+    )
+    assert "tools" not in client.show(plain.tag).capabilities
+    client.delete(plain.tag)
+
+
+@pytest.mark.parametrize(
+    ("changed", "into"),
+    [
+        # What llama.cpp writes of nothing is not what Python does.
+        ("= tool.function %}", "= tool.function %}{{ none }}"),
+        # Nothing shows where a call begins.
+        (r"""'<tool_call>\n{"name": "' + call.function.name + '", "arguments": '""", "''"),
+    ],
+    ids=["other prompts", "calls that nobody finds"],
+)
+def test_the_daemons_jinja_is_not_taken_unseen(changed: str, into: str, client: Client) -> None:
+    """It renders another prompt, or makes nothing of the calls that it renders."""
+    assert changed in DECLARED
+    found = find_native_jinja(client, declared(), lost=["tools"], kept=[])
+    assert isinstance(found, NativeJinja)
+    assert found.conversations > 20
+    other = declared(DECLARED.replace(changed, into))
+    assert find_native_jinja(client, other, lost=["tools"], kept=[]) is None
+    assert find_native_jinja(client, declared(), lost=["thinking"], kept=[]) is None

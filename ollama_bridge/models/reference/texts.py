@@ -28,7 +28,7 @@ from ollama_bridge.models.settings.json_files import read_json_object
 from ollama_bridge.models.settings.named_ends import is_special_in, named_ends
 from ollama_bridge.models.settings.stripping import follows_rule, stripping, without_stripping
 from ollama_bridge.reference import ServedTemplate, Special, Turn
-from ollama_bridge.template.authority import Renderer, Served, by_renderer, decide
+from ollama_bridge.template.authority import NativeJinja, Renderer, Served, decide, served_by
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import RefusedError
@@ -60,7 +60,7 @@ class TextSide:
         folder: Path,
         *,
         system: str | None,
-        renderer: Renderer | None = None,
+        renderer: Renderer | NativeJinja | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.folder = folder
@@ -89,7 +89,7 @@ class TextSide:
         if self._template is None:
             return None
         if self._renderer is not None:
-            return by_renderer(self._template, self._renderer)
+            return served_by(self._template, self._renderer)
         return decide(self._template)
 
     @property
@@ -98,6 +98,7 @@ class TextSide:
         served = self._served
         if served is None:
             return None
+        renderer = self._renderer if isinstance(self._renderer, Renderer) else None
         return ServedTemplate(
             authority=served.authority,
             go=served.go,
@@ -107,8 +108,8 @@ class TextSide:
                 *(("thinking",) if served.thinking else ()),
             ),
             conversations=served.conversations,
-            renderer=self._renderer.name if self._renderer is not None else None,
-            parser=self._renderer.parser if self._renderer is not None else None,
+            renderer=renderer.name if renderer is not None else None,
+            parser=renderer.parser if renderer is not None else None,
         )
 
     def conversations(self, *, longest: int) -> dict[str, tuple[Conversation, str, list[int]]]:

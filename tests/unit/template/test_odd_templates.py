@@ -6,7 +6,7 @@ import pytest
 from fakes.formats import source_of
 
 from ollama_bridge.errors import TemplateError
-from ollama_bridge.template.authority import Renderer, Served, by_renderer, decide, lost_by
+from ollama_bridge.template.authority import Renderer, Served, decide, lost_by, served_by
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.template.probing import out_of_reach
@@ -168,7 +168,7 @@ def test_thoughts_in_tags_that_the_daemon_does_not_know_are_a_limit(
 
 def test_a_renderer_of_ollamas_own_is_held_to_what_is_out_of_reach() -> None:
     """It writes the same prompts, so the same tools are missing in them."""
-    found = by_renderer(template_of(OTHER_TOOLS + CHATML), Renderer("some", "some", 3))
+    found = served_by(template_of(OTHER_TOOLS + CHATML), Renderer("some", "some", 3))
     assert not found.tools
     assert any("takes them as xml_tools" in difference for difference in found.differences)
 
@@ -219,7 +219,7 @@ def test_thoughts_that_stay_in_answers_are_a_limit(source: str, reason: str) -> 
     assert len(said) == bool(reason)
     assert all(reason in one for one in said)
     # Code of Ollama's own may tell them apart.
-    own = by_renderer(template_of(source), Renderer("some", "some", 3))
+    own = served_by(template_of(source), Renderer("some", "some", 3))
     assert not any("not offered" in one for one in own.differences)
 
 
