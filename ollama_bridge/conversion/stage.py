@@ -29,7 +29,7 @@ from ollama_bridge.storage.drafts import open_draft
 if TYPE_CHECKING:
     from ollama_bridge.conversion.budget import Chosen
 
-_VERSION = 12  # raised when a checkpoint gives other bytes
+_VERSION = 13  # raised when a checkpoint gives other bytes
 
 
 def convert(
