@@ -11,6 +11,7 @@ from ollama_bridge.client import Client
 from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
+from ollama_bridge.packaging.renderer import renderer_of
 from ollama_bridge.reference import noise_types_of
 from ollama_bridge.reporting import NullReporter, Reporter
 from ollama_bridge.run_folder import hold_run, tag_file_name
@@ -87,6 +88,7 @@ def verify(
                 source,
                 system=system,
                 out_dir=run_dir / "checkpoint",
+                renderer=renderer_of(details),
                 noise_types=noise_types_of(type_of(tag, details)),
                 reporter=reporter,
             )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ollama_bridge.client import Client
-from ollama_bridge.reference import ReferenceValues
+from ollama_bridge.client import Client, ModelDetails
+from ollama_bridge.errors import ArtifactError
+from ollama_bridge.reference import REFERENCE_KEY, ReferenceValues
 from ollama_bridge.reporting import Note, Reporter
 from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.template.authority import NativeJinja, Renderer, lost_by
@@ -60,3 +61,23 @@ def find_renderer(
     message = f"Go cannot express the {what} of the chat template; {said} does"
     reporter.emit(Note("package", "info", message))
     return found
+
+
+def renderer_of(details: ModelDetails) -> Renderer | NativeJinja | None:
+    """What :func:`find_renderer` found when a tag was made, by the values that it carries.
+
+    A tag may say what it likes: its prompts are held against the chat template all the same.
+
+    Returns:
+        None: it carries no values that can be read, or Go renders, or nothing else could.
+    """
+    text = details.model_info.get(REFERENCE_KEY)
+    try:
+        served = ReferenceValues.parse(text, where=REFERENCE_KEY).template if text else None
+    except ArtifactError:
+        return None
+    if served is None or not served.conversations:
+        return None
+    if served.renderer is not None:
+        return Renderer(served.renderer, served.parser or "", served.conversations)
+    return NativeJinja(served.conversations) if served.authority == "jinja" else None

@@ -11,12 +11,14 @@ from fakes.formats import chat_template, folder_with, source_of
 from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import Client
+from ollama_bridge.inspection import verify
 from ollama_bridge.packaging.package import package
 from ollama_bridge.template.authority import NativeJinja, decide
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.generation import Domain, fixed
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.template.observation import probe_tool
+from ollama_bridge.verify.certificate import OFFERED
 from ollama_bridge.verify.native_jinja import find_native_jinja
 from ollama_bridge.verify.renderers import find_renderer
 
@@ -34,6 +36,15 @@ def sent(exports: Exports, client: Client) -> str:
     gguf = exports.gguf("f16")
     client.upload_blob(gguf.gguf_path, gguf.blob_digest)
     return gguf.blob_digest
+
+
+def holds_against(tag: str, source: Path, daemon: PrivateDaemon, run: Path) -> None:
+    """With the checkpoint given, tools are probed as they were when the tag was made."""
+    found = verify(tag, against=str(source), out_dir=run, host=daemon.host)
+    assert found.passed
+    assert not any(OFFERED in check.numbers for check in found.checks)
+    reference = json.loads((run / "checkpoint/reference.json").read_text())
+    assert "result of a tool" in {one["name"] for one in reference["conversations"]}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +91,7 @@ def test_what_go_loses_a_renderer_writes(
     assert {"result of a tool", "earlier thinking"} <= probed
     assert len(list((tmp_path / "run").glob("*/model.gguf"))) == 1  # found before it is converted
     assert not any(model.name.startswith("ollama-bridge/") for model in client.list())
+    holds_against(model.tag, source, daemon, tmp_path / "against")
     client.delete(model.tag)
 
 
@@ -148,6 +160,7 @@ def test_what_go_loses_the_daemons_jinja_writes(
     served = client.render(model.tag, "Hi", tools=asked.tools)
     assert served == declared().render(asked.handed_on)
     assert not any(model.name.startswith("ollama-bridge/") for model in client.list())
+    holds_against(model.tag, source, daemon, tmp_path / "against")
     client.delete(model.tag)
     plain = package(
         str(source), "live-native", gguf_type="f16", renderer=False, out_dir=run, host=daemon.host
