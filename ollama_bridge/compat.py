@@ -41,6 +41,7 @@ from ollama_bridge.client.measuring import measure
 from ollama_bridge.client.steps import Fetch, Fetching, Pause, fetch, fetch_async
 from ollama_bridge.client.wire.address import read_address
 from ollama_bridge.client.wire.exchange import Call, Timeouts, check_status
+from ollama_bridge.client.wire.given import retries_given, timeouts_given
 from ollama_bridge.client.wire.httpx_arguments import kept_safe, timeouts_of, unbounded
 from ollama_bridge.client.wire.lines import parse_line
 from ollama_bridge.client.wire.retries import Attempts, Retries
@@ -104,8 +105,10 @@ class Client(ollama.Client):
         # For ollama.com, which proxies may stand before; None: by the same client.
         keeps = "transport" in kwargs or not self._address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))
-        self._limits = timeouts or timeouts_of(kwargs.get("timeout"))
-        self._retries = retries or Retries()
+        if timeouts is None:
+            timeouts = timeouts_of(kwargs.get("timeout"))
+        self._limits = timeouts_given(timeouts)
+        self._retries = retries_given(retries)
         self._known = Known()
         self._connect()
 
@@ -208,8 +211,10 @@ class AsyncClient(ollama.AsyncClient):
         # For ollama.com, which proxies may stand before; None: by the same client.
         keeps = "transport" in kwargs or not address.loopback
         self._elsewhere = None if keeps else (host, dict(kwargs))
-        self._limits = timeouts or timeouts_of(kwargs.get("timeout"))
-        self._retries = retries or Retries()
+        if timeouts is None:
+            timeouts = timeouts_of(kwargs.get("timeout"))
+        self._limits = timeouts_given(timeouts)
+        self._retries = retries_given(retries)
         self._known = Known()
         self._transport = AsyncTransport(address, self._limits, http=self._client, at_once=at_once)
 

@@ -36,6 +36,7 @@ from ollama_bridge.client.values import (
 )
 from ollama_bridge.client.wire.address import read_address
 from ollama_bridge.client.wire.exchange import Call, Timeouts
+from ollama_bridge.client.wire.given import retries_given, timeouts_given
 from ollama_bridge.client.wire.retries import Retries
 from ollama_bridge.client.wire.transport import AsyncTransport
 from ollama_bridge.errors import DaemonError
@@ -60,9 +61,9 @@ class AsyncClient(AsyncModelStore, AsyncProcedures):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         address = read_address(host, api_key=api_key)
-        self._timeouts = timeouts or Timeouts()
+        self._timeouts = timeouts_given(timeouts)
         self._api_key = address.api_key
-        self._retries = retries or Retries()
+        self._retries = retries_given(retries)
         self._thinking_opened: dict[tuple[str | None, str], bool] = {}
         super().__init__(AsyncTransport(address, self._timeouts, transport))
 

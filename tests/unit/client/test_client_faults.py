@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import socket
 import subprocess
 import sys
@@ -488,6 +489,19 @@ def test_no_limit_is_infinite(name: str, limit: Any) -> None:
     """There is no way to ask for a wait without end."""
     with pytest.raises(ConfigError, match=name):
         Timeouts(**{name: limit})
+
+
+@pytest.mark.parametrize("module", ["client", "compat"])
+@pytest.mark.parametrize("name", ["Client", "AsyncClient"])
+def test_limits_and_retries_are_no_numbers(module: str, name: str) -> None:
+    """Other clients take them; here each says what is limited, and what is counted."""
+    kind = getattr(importlib.import_module(f"ollama_bridge.{module}"), name)
+    with pytest.raises(ConfigError, match="timeouts=30") as caught:
+        kind(timeouts=30)
+    assert "Timeouts(total_s=30)" in (caught.value.hint or "")
+    with pytest.raises(ConfigError, match="retries=2") as caught:
+        kind(retries=2)
+    assert "Retries(attempts=3)" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("module", ["client", "compat"])
