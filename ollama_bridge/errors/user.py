@@ -17,9 +17,9 @@ class ConfigError(OllamaBridgeError):
 class RecipeError(ConfigError):
     """A recipe has problems; all of them are listed, each with its key."""
 
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
+    def __init__(self, source: str, problems: Sequence[str], *, hint: str | None = None) -> None:
         lines = "\n".join(f"  - {problem}" for problem in problems)
-        super().__init__(f"recipe {source} has {len(problems)} problem(s):\n{lines}")
+        super().__init__(f"recipe {source} has {len(problems)} problem(s):\n{lines}", hint=hint)
         self.source = source
         self.problems = tuple(problems)
 

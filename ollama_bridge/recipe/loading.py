@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from pydantic import ValidationError
 
@@ -16,6 +17,8 @@ from ollama_bridge.recipe.problems import (
     problems_by_key,
     read_yaml,
 )
+
+_EXAMPLE = "ollama-bridge recipes show sentiment   (prints one that is right)"
 
 
 def parse_recipe(
@@ -32,15 +35,18 @@ def parse_recipe(
         RecipeError: with every problem found.
     """
     if not isinstance(data, dict):
-        raise RecipeError(source, ["a recipe is a mapping of sections, as YAML writes it"])
+        problem = "a recipe is a mapping of sections, as YAML writes it"
+        raise RecipeError(source, [problem], hint=_EXAMPLE)
     problems = apply_overrides(data, [*overrides, *_least_lifted(overrides)], Recipe)
     problems += problems_by_key(data, Recipe)
     if problems:
-        raise RecipeError(source, problems)
+        raise RecipeError(source, problems, hint=_to_correct(problems, overrides))
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as exc:
-        raise RecipeError(source, [describe_error(error) for error in exc.errors()]) from exc
+        problems = [describe_error(error) for error in exc.errors()]
+        hint = _to_correct(problems, overrides)
+        raise RecipeError(source, problems, hint=hint) from exc
     path = recipe.data.path
     if path is not None and base_dir is not None and not path.is_absolute():
         section = recipe.data.model_copy(update={"path": base_dir / path})
@@ -62,7 +68,8 @@ def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
     try:
         data = read_yaml(file.read_text(encoding="utf-8"))
     except ValueError as exc:  # no UTF-8, or no YAML
-        raise RecipeError(str(path), [f"a recipe is YAML, which this is not: {exc}"]) from exc
+        problem = f"a recipe is YAML, which this is not: {exc}"
+        raise RecipeError(str(path), [problem], hint=_EXAMPLE) from exc
     except OSError as exc:
         raise RecipeError(str(path), [f"cannot be read: {exc.strerror}"]) from exc
     return parse_recipe(data, source=str(path), overrides=overrides, base_dir=file.parent)
@@ -76,3 +83,13 @@ def _least_lifted(overrides: Sequence[str]) -> list[str]:
         for section in ("teacher.tune", "distill")
         if f"{section}.epochs" in given and f"{section}.min_steps" not in given
     ]
+
+
+def _to_correct(problems: Sequence[str], overrides: Sequence[str]) -> str:
+    """Of what --set changed, what a problem begins with the key of; else a recipe to look at."""
+    wrong = [
+        f"--set {quote(override)}"
+        for override in overrides
+        if any(problem.startswith(override.partition("=")[0]) for problem in problems)
+    ]
+    return f"correct {', '.join(wrong)}" if wrong else _EXAMPLE

@@ -108,6 +108,16 @@ def test_epochs_that_are_set_are_not_made_more() -> None:
     assert least("distill.min_steps=7", "distill.epochs=1") == [100, 7]
 
 
+def test_a_problem_ends_with_what_to_correct() -> None:
+    """The --set that made it; where the file did, a recipe that is right."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("sentiment", overrides=["distill.lr=0.1", "distill.min_steps=0"])
+    assert caught.value.hint == "correct --set distill.min_steps=0"
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(minimal() | {"distill": {"lr": -1}}, source="x", overrides=["seed=1"])
+    assert "ollama-bridge recipes show" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("override", ["distill.lr", "=3", "distill.lr=[", "distil.lr=3"])
 def test_bad_override_is_told(override: str) -> None:
     """An override without value, key, YAML or known section is a problem of the recipe."""
