@@ -298,7 +298,7 @@ class _Live(_Hard):
         return losses.universal(self._logits, self._theirs, temperature=temperature)
 
 
-class _Matched(_Hard):
+class _Matched(_Live):
     """Of n positions the ``matched`` ones have hidden states of the teacher."""
 
     def __init__(
@@ -310,15 +310,13 @@ class _Matched(_Hard):
         matched: torch.Tensor,
         tokens: MatchedTokens,
     ) -> None:
-        super().__init__(logits, targets)
-        self._teacher = teacher
-        self._hidden = hidden
+        super().__init__(logits, targets, teacher, hidden)
         self._matched = matched
         self._tokens = tokens
 
     @functools.cached_property
     def _pair(self) -> Pair:
-        return self._logits[self._matched], self._teacher.logits(self._hidden)
+        return self._logits[self._matched], self._theirs
 
     def universal(self, *, temperature: float) -> torch.Tensor:
         return self._everywhere(losses.universal(*self._pair, temperature=temperature))
