@@ -140,33 +140,32 @@ def test_what_go_cannot_say_is_rendered_by_the_daemon(client: Client, tmp_path: 
         client.delete(tag)
 
 
+def registered(source: str, tag: str, client: Client, tmp_path: Path) -> Certificate:
+    """What a tag with this chat template was proven by."""
+    gguf = convert(checkpoint_with(source, tmp_path), type="f16", out_dir=tmp_path / "g")
+    model = register(gguf, modelfile_of(gguf), tag, client=client, out_dir=tmp_path / "tag")
+    return Certificate.read(model.path / "certificate.json")
+
+
 def test_tools_that_the_daemon_writes_as_json_are_proven(client: Client, tmp_path: Path) -> None:
     """Their keys come in Ollama's order, which is a limit and no other prompt."""
     tools = "{% if tools %}{{ tools | tojson }}{% endif %}"
-    gguf = convert(checkpoint_with(tools + COUNTING, tmp_path), type="f16", out_dir=tmp_path / "g")
-    model = register(
-        gguf, modelfile_of(gguf), "live-template:json", client=client, out_dir=tmp_path / "tag"
-    )
-    certificate = Certificate.read(model.path / "certificate.json")
+    certificate = registered(tools + COUNTING, "live-template:json", client, tmp_path)
     assert certificate.passed
     assert any("keys in Ollama's order" in limit for limit in certificate.limits)
-    assert "tools" in client.show(model.tag).capabilities
-    client.delete(model.tag)
+    assert "tools" in client.show("live-template:json").capabilities
+    client.delete("live-template:json")
 
 
 def test_tools_that_only_the_daemon_believes_in_are_a_limit(client: Client, tmp_path: Path) -> None:
     """It lists them for the word alone; the tag is right, and says that they reach nothing."""
     other = "{% if xml_tools %}{{ xml_tools | tojson }}{% endif %}"
-    gguf = convert(checkpoint_with(other + COUNTING, tmp_path), type="f16", out_dir=tmp_path / "g")
-    model = register(
-        gguf, modelfile_of(gguf), "live-template:other", client=client, out_dir=tmp_path / "tag"
-    )
-    certificate = Certificate.read(model.path / "certificate.json")
+    certificate = registered(other + COUNTING, "live-template:other", client, tmp_path)
     assert certificate.passed
     (said,) = [limit for limit in certificate.limits if "tools" in limit]
     assert "though Ollama lists them: the chat template takes them as xml_tools" in said
-    assert "tools" in client.show(model.tag).capabilities
-    client.delete(model.tag)
+    assert "tools" in client.show("live-template:other").capabilities
+    client.delete("live-template:other")
 
 
 def test_thinking_that_only_the_daemon_believes_in_is_a_limit(
