@@ -154,7 +154,7 @@ def _answers(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+    settings = GenerationConfig(
         do_sample=True,
         top_k=0,
         max_new_tokens=_ANSWER_TOKENS,

@@ -103,7 +103,7 @@ def _divergences(
         ).logits[0]
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         drawn = torch.multinomial(logprobs.detach().exp(), 1, generator=generator)
-        logprobs.gather(-1, drawn).sum().backward()  # type: ignore[no-untyped-call]
+        logprobs.gather(-1, drawn).sum().backward()
         on_step()
     for hook in hooks:
         hook.remove()

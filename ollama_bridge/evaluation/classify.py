@@ -147,7 +147,7 @@ class _Run:
         begins, done = 0, 0
         for place, variant in enumerate(variants):
             for batch, hidden, logits in self._logits(variant):
-                found = batch.targets.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+                found = batch.targets.unique(return_inverse=True)
                 tokens, places = found
                 likeliest, log_probs = self._compared(tokens, hidden, logits)
                 log_probs = log_probs.gather(1, places[:, None])[:, 0]

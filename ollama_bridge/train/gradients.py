@@ -58,13 +58,13 @@ class Gradients:
             for part in parts:
                 losses = self._losses(lesson, source, part, members)
                 with self.precision.no_autocast():
-                    losses.total.backward()  # type: ignore[no-untyped-call]
+                    losses.total.backward()
                 for name, value in losses.parts.items():
                     sums[name] = sums[name] + value if name in sums else value
             for _ in range(idle):  # layers are put together only where all come to them
                 losses = self._losses(lesson, source, tuple(members[:1]), members)
                 with self.precision.no_autocast():
-                    (0.0 * losses.total).backward()  # type: ignore[no-untyped-call]
+                    (0.0 * losses.total).backward()
         return sums
 
     def _losses(

@@ -32,7 +32,7 @@ class Projections(nn.Module):
         self.matrices = nn.ModuleDict()
         generator = torch.Generator().manual_seed(seed)
         for number in sorted(set(states)):
-            matrix: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            matrix: nn.Linear = nn.utils.skip_init(
                 nn.Linear, student_width, teacher_width, bias=False
             )
             nn.init.orthogonal_(matrix.weight, generator=generator)
