@@ -6,27 +6,78 @@ Does not know where examples come from (``data``) nor how they become tokens (``
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from ollama_bridge.errors import DataError
 
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call of an assistant's message."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    id: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As chat templates and Ollama's API want it."""
+        return {
+            **({"id": self.id} if self.id else {}),
+            "type": "function",
+            "function": {"name": self.name, "arguments": dict(self.arguments)},
+        }
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn."""
+    """One turn.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said; may be empty beside calls.
+        calls: Of tools, by an assistant.
+        name: Of the tool whose result this is.
+        call_id: Of the call whose result this is; empty where calls have none.
+    """
 
     role: Role
     content: str
+    calls: tuple[Call, ...] = ()
+    name: str = ""
+    call_id: str = ""
 
-    def to_dict(self) -> dict[str, str]:
-        """As chat templates and Ollama's API want it."""
-        return {"role": self.role, "content": self.content}
+    def to_dict(self) -> dict[str, Any]:
+        """As a corpus has it, and Ollama's API wants it; what is not there is left out."""
+        return self._with("tool_name")
+
+    def to_jinja(self) -> dict[str, Any]:
+        """As chat templates want it."""
+        return self._with("name")
+
+    @property
+    def text(self) -> str:
+        """All that it says: its content, and its calls as JSON, a line each."""
+        calls = (
+            json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+            for call in self.calls
+        )
+        return "\n".join(filter(None, (self.content, *calls)))
+
+    def _with(self, name_key: str) -> dict[str, Any]:
+        said: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.calls:
+            said["tool_calls"] = [call.to_dict() for call in self.calls]
+        if self.name:
+            said[name_key] = self.name
+        if self.call_id:
+            said["tool_call_id"] = self.call_id
+        return said
 
 
 @dataclass(frozen=True)
@@ -35,16 +86,18 @@ class Example:
 
     Attributes:
         id: Unique in its corpus, and stable from run to run.
-        messages: System turn first if there is one; ends on the assistant, or on the user where
-            the answer is still to be written.
+        messages: System turn first if there is one; ends on the assistant, or on the user or a
+            tool's result where the answer is still to be written.
         group: The source document; examples of one group never lie in two splits.
         label: The right answer, of a classification or where one is known; None for other text.
+        tools: What the assistant may call, as chat templates and Ollama's API want them.
     """
 
     id: str
     messages: tuple[Message, ...]
     group: str
     label: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -58,17 +111,22 @@ class Example:
         """Whether there is an assistant turn."""
         return any(message.role == "assistant" for message in self.messages)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its last answer is still to be written."""
+        return not self.messages or self.messages[-1].role != "assistant"
+
     def to_json(self) -> str:
         """One line of a corpus file."""
-        return json.dumps(
-            {
-                "id": self.id,
-                "group": self.group,
-                "label": self.label,
-                "messages": [message.to_dict() for message in self.messages],
-            },
-            ensure_ascii=False,
-        )
+        line: dict[str, Any] = {
+            "id": self.id,
+            "group": self.group,
+            "label": self.label,
+            "messages": [message.to_dict() for message in self.messages],
+        }
+        if self.tools:  # without them a line is the one that it always was
+            line["tools"] = list(self.tools)
+        return json.dumps(line, ensure_ascii=False)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], *, where: str) -> Example:
@@ -79,13 +137,14 @@ class Example:
         """
         try:
             messages = tuple(parse_message(item, where=where) for item in data["messages"])
-            return cls(str(data["id"]), messages, str(data["group"]), data.get("label"))
+            tools = tuple(data.get("tools", ()))
+            return cls(str(data["id"]), messages, str(data["group"]), data.get("label"), tools)
         except (KeyError, TypeError) as exc:
             raise DataError(f"{where}: not a chat example ({exc!r})") from exc
 
 
 def parse_message(item: object, *, where: str) -> Message:
-    """Check one ``{"role": ..., "content": ...}``.
+    """Check one ``{"role": ..., "content": ...}``, with calls or a result as a corpus has them.
 
     Raises:
         DataError: naming ``where`` and what is wrong.
@@ -97,7 +156,12 @@ def parse_message(item: object, *, where: str) -> Message:
         raise DataError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise DataError(f"{where}: the content of the {role}'s message is not a text")
-    return Message(cast(Role, role), content)
+    calls = tuple(
+        Call(one["function"]["name"], one["function"]["arguments"], one.get("id", ""))
+        for one in item.get("tool_calls", ())
+    )
+    name, call_id = item.get("tool_name", ""), item.get("tool_call_id", "")
+    return Message(cast(Role, role), content, calls, name, call_id)
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:

@@ -54,7 +54,7 @@ def check_lengths(
     for name in ("train", "validation"):
         path = corpus.split_path(name)
         examples = list(read_examples(path)) if path.is_file() else []
-        examples.sort(key=lambda one: sum(len(turn.content) for turn in one.messages))
+        examples.sort(key=lambda one: sum(len(turn.text) for turn in one.messages))
         for section, tokenizer, limit in trained:
             # The first few are nearly always enough: the shortest text seldom has many tokens.
             some = _lengths(tokenizer, examples[:_SHORTEST_TEXTS], answers_given=answers_given)
@@ -123,7 +123,7 @@ def _lengths(
     texts = [
         rendered_texts(one, tokenizer)[0]
         if answers_given and one.is_answered
-        else render_turns(one.prompt, tokenizer, generation_prompt=True)
+        else render_turns(one.prompt, tokenizer, generation_prompt=True, tools=one.tools)
         for one in examples
     ]
     if not texts:

@@ -196,6 +196,8 @@ def _encode_many(
         input_ids, *bounds = _as_asked(texts[own], ids[own], tokenizer)
         turns_count = len(bounds) // 2
         answers = [one.content for one in example.messages if one.role == "assistant"]
+        if any(one.calls for one in example.messages):  # whose marks may be special tokens
+            answers += texts[own][2::2]
         supervised = np.zeros(len(input_ids), dtype=np.bool_)
         ended = 0
         for before, through in zip(bounds[::2], bounds[1::2], strict=True):

@@ -9,8 +9,9 @@ what it says decides: always the same one, for teachers and students alike.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -19,6 +20,7 @@ import jinja2
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.examples import Message
 from ollama_bridge.template.environment import chat_environment
+from ollama_bridge.template.jinja import with_written_arguments
 
 _CLOCK = "strftime_now"  # what templates ask for the day, with a format
 _FIRST_DAY = datetime(2024, 1, 1)
@@ -34,32 +36,68 @@ def key_of_dates(tokenizer: Any) -> dict[str, str]:
     return {"dates": "of the rows"} if dated else {}
 
 
-def render(messages: Sequence[Message], tokenizer: Any, *, generation_prompt: bool) -> str:
+def render(
+    messages: Sequence[Message],
+    tokenizer: Any,
+    *,
+    generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """What ``apply_chat_template`` makes of some turns on the conversation's own day.
 
     Args:
         messages: The conversation, or as much of it as there is in front of one of its answers.
         tokenizer: The checkpoint's own, with its chat template.
         generation_prompt: Whether an answer is asked for.
+        tools: What the assistant may call.
 
     Raises:
         jinja2.TemplateError: the template refuses the conversation.
         ValueError: there is no template.
+        TypeError: the template cannot read the conversation.
     """
-    said = [message.to_dict() for message in messages]
+    said = [message.to_jinja() for message in messages]
+    asked = partial(
+        _render, tokenizer=tokenizer, messages=messages, tools=tools, prompt=generation_prompt
+    )
+    try:
+        return asked(said)
+    except (jinja2.TemplateError, TypeError):
+        # Some take the arguments of calls as OpenAI's API has them: as JSON texts.
+        written = [with_written_arguments(message) for message in said]
+        if written == said:
+            raise
+        return asked(written)
+
+
+def _render(
+    said: list[dict[str, Any]],
+    *,
+    tokenizer: Any,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    prompt: bool,
+) -> str:
     template = tokenizer.get_chat_template()
+    offered = [dict(tool) for tool in tools] or None
     if _asks_for_day(template):
         # Not by transformers: it lets no function through to a template, so no clock of ours.
         return _compiled(template).render(
             messages=said,
-            tools=None,
+            tools=offered,
             documents=None,
-            add_generation_prompt=generation_prompt,
+            add_generation_prompt=prompt,
             **tokenizer.special_tokens_map,
             **{_CLOCK: clock_of(messages)},
         )
     return str(
-        tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=generation_prompt)
+        tokenizer.apply_chat_template(
+            said,
+            tools=offered,
+            chat_template=template,  # of several by name the one that all else is made of
+            tokenize=False,
+            add_generation_prompt=prompt,
+        )
     )
 
 

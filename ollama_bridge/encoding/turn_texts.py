@@ -7,7 +7,7 @@ the token that ends it) is found by rendering prefixes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import jinja2
 
 from ollama_bridge.answer_text import THOUGHT_END
 from ollama_bridge.encoding.row_dates import render
+from ollama_bridge.encoding.tool_turns import check_written, hint_of_calls
 from ollama_bridge.errors import DataError, TrainingError
 from ollama_bridge.examples import Example, Message
 from ollama_bridge.models.settings.end_tokens import end_of_turns
@@ -36,7 +37,13 @@ def rendered_texts(example: Example, tokenizer: Any) -> list[str]:
     return [text, *(part for turn in turns for part in turn), *alone]
 
 
-def render_turns(messages: Sequence[Message], tokenizer: Any, *, generation_prompt: bool) -> str:
+def render_turns(
+    messages: Sequence[Message],
+    tokenizer: Any,
+    *,
+    generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """What the checkpoint's own chat template makes of some turns.
 
     A date that it writes is the conversation's own (``row_dates``).
@@ -45,13 +52,20 @@ def render_turns(messages: Sequence[Message], tokenizer: Any, *, generation_prom
         TrainingError: the chat template fails.
     """
     try:
-        return render(messages, tokenizer, generation_prompt=generation_prompt)
-    except (jinja2.TemplateError, ValueError, IndexError) as exc:
-        roles = ", ".join(message.role for message in messages)
+        return render(messages, tokenizer, generation_prompt=generation_prompt, tools=tools)
+    except (jinja2.TemplateError, ValueError, IndexError, TypeError) as exc:
         raise TrainingError(
-            f"the checkpoint's chat template cannot render a conversation of ({roles}): {exc}",
-            hint="use an instruct checkpoint, and conversations whose roles its template knows",
+            f"the checkpoint's chat template cannot render a conversation of {_turns(messages)}: "
+            f"{exc}",
+            hint=hint_of_calls(messages)
+            or "use an instruct checkpoint, and conversations whose roles its template knows",
         ) from exc
+
+
+def _turns(messages: Sequence[Message]) -> str:
+    counts = ((one.role, len(one.calls)) for one in messages)
+    named = (f"{role} with {count} call(s)" if count else role for role, count in counts)
+    return f"({', '.join(named)})"
 
 
 class Ends:
@@ -84,13 +98,17 @@ def turn_texts(example: Example, tokenizer: Any, ends: Ends) -> tuple[str, list[
             f"example {example.id} begins with the assistant: there is nothing that it answers",
             hint="remove that turn, or put the user's turn before it",
         )
-    text = render_turns(messages, tokenizer, generation_prompt=False)
+    tools = example.tools
+    text = render_turns(messages, tokenizer, generation_prompt=False, tools=tools)
     turns = []
     for number, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        before = render_turns(messages[:number], tokenizer, generation_prompt=True)
-        through = render_turns(messages[: number + 1], tokenizer, generation_prompt=False)
+        before, through = (
+            render_turns(messages[:stop], tokenizer, generation_prompt=asks, tools=tools)
+            for stop, asks in ((number, True), (number + 1, False))
+        )
+        check_written(example, message, before=before, through=through)
         if not text.startswith(through) and tokenizer.eos_token is not None:
             # Of a whole conversation (Phi-3). Where nothing else ends its last answer, the others
             # have no end that could be learnt.
@@ -126,8 +144,10 @@ def _last_turn(example: Example, tokenizer: Any) -> tuple[str, str] | None:
     *earlier, answer = example.messages
     if answer.role != "assistant":
         return None
-    before = render_turns(earlier, tokenizer, generation_prompt=True)
-    whole = render_turns(example.messages, tokenizer, generation_prompt=False)
+    before, whole = (
+        render_turns(turns, tokenizer, generation_prompt=asks, tools=example.tools)
+        for turns, asks in ((earlier, True), (example.messages, False))
+    )
     opened = _OPENED_THOUGHT.search(before)
     start = before if opened is None else before[: opened.start()]
     if not whole.startswith(start):

@@ -94,7 +94,8 @@ def write_greedily(
         TrainingError: the chat template fails.
     """
     prompts = [
-        render_turns(example.prompt, tokenizer, generation_prompt=True) for example in examples
+        render_turns(one.prompt, tokenizer, generation_prompt=True, tools=one.tools)
+        for one in examples
     ]
     ids = tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
     ends = end_ids(model, tokenizer)

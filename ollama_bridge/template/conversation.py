@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-Role = Literal["system", "user", "assistant", "tool"]
+from ollama_bridge.examples import Call as Call  # of probes as of examples
+from ollama_bridge.examples import Role as Role
+
 # Of a tool's parameters, as Ollama hands them on, to whom it does not write them itself.
 _KEYS_OF_PARAMETERS = ("type", "$defs", "items", "required", "properties")
-
-
-@dataclass(frozen=True)
-class Call:
-    """A tool call of an assistant's message."""
-
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    id: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As both sides take it."""
-        return {
-            "id": self.id,
-            "type": "function",
-            "function": {"name": self.name, "arguments": dict(self.arguments)},
-        }
 
 
 @dataclass(frozen=True)
