@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ollama_bridge.data.documents import Documents
+from ollama_bridge.digests import canonical_json
 from ollama_bridge.examples import Example
 
 Split = Literal["train", "validation", "test"]
@@ -43,8 +44,17 @@ class Candidate:
     @property
     def answer(self) -> str:
         """What a free text ends on; empty where it waits for an answer, and for a class."""
-        last = self.example.messages[-1:]
-        return last[0].content if last and last[0].role == "assistant" and not self.is_class else ""
+        return "" if self.example.is_open or self.is_class else self.example.messages[-1].text
+
+    @property
+    def told_apart_by(self) -> str | None:
+        """What of two that are nearly alike makes them no duplicates: the label, or the calls.
+
+        ``Lamp on in the hall`` and ``... in the attic`` are two tasks, as 12 + 7 and 12 + 8 are.
+        """
+        calls = [call.to_dict()["function"] for one in self.example.messages for call in one.calls]
+        label = self.example.label
+        return label if not calls else canonical_json([label, *calls])
 
     @property
     def stratum(self) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Knows the forms that conversations come in, and brings their messages into one.
 
 ``messages`` of ``role`` and ``content``, as chat APIs have them; ShareGPT's ``conversations`` of
-``from`` and ``value``; TRL's ``prompt`` and ``completion`` where both are lists of messages.
+``from`` and ``value``; TRL's ``prompt`` and ``completion`` where both are lists of messages. What
+of them are tools, calls and results is ``tool_forms``'.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.data.problems import unused
+from ollama_bridge.data.tool_forms import calls_tool
 
 A_LINE = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '
     '{"role": "assistant", "content": "..."}]}'
 )
 _LISTS = ("messages", "conversations", "conversation")
-# Of a speaker in ShareGPT's form -> the role. Tools speak too: such a conversation is not learnt.
+# Of a speaker in ShareGPT's form -> the role.
 _SPEAKERS = {
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bing": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
     "observation": "tool",
     "function_response": "tool",
 }
+# Other names of roles: OpenAI's newer one of the system's, its older one of a tool's.
+_ROLES = {"developer": "system", "function": "tool"}
 # What a field holds that stands beside texts; LLaVA's lines have one image.
 _MEDIA = {
     "images": "images",
@@ -68,23 +73,19 @@ def in_our_words(item: object) -> object:
     if role is None and "from" in item:
         role, content = item["from"], item.get("value")
         role = _SPEAKERS.get(str(role), role)
-    if role == "developer":  # OpenAI's newer name
-        role = "system"
-    if content is None and role == "system":
+    role = _ROLES.get(str(role), role)
+    if calls_tool(item) and "from" in item:  # the text is the call
+        content = ""
+    if content is None and (role == "system" or calls_tool(item)):
         content = ""
     if isinstance(content, list):
         parts = [part if isinstance(part, dict) else {} for part in content]
         texts = [part.get("text") for part in parts if part.get("type") == "text"]
         if len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
             content = "\n".join(map(str, texts))
+    if role == "tool" and not isinstance(content, str | None):  # a result as it came
+        content = json.dumps(content, ensure_ascii=False)
     return {"role": role, "content": content}
-
-
-def calls_tool(item: object) -> bool:
-    """Whether a message calls a tool."""
-    return isinstance(item, dict) and bool(
-        item.get("tool_calls") or item.get("function_call") or item.get("from") == "function_call"
-    )
 
 
 def is_not_learnt(item: object) -> bool:

@@ -49,10 +49,16 @@ def make_card(
 
 
 def _describe(candidates: Sequence[Candidate]) -> dict[str, object]:
+    examples = [candidate.example for candidate in candidates]
+    calls = Counter(
+        call.name for one in examples for message in one.messages for call in message.calls
+    )
     return {
         "examples": len(candidates),
         "documents": len({candidate.example.group for candidate in candidates}),
         "labels": dict(sorted(Counter(c.label for c in candidates if c.label).items())),
         "sources": dict(sorted(Counter(candidate.source for candidate in candidates).items())),
         "characters": sum(len(candidate.text) for candidate in candidates),
+        **({"with_tools": count} if (count := sum(bool(one.tools) for one in examples)) else {}),
+        **({"calls": dict(sorted(calls.items()))} if calls else {}),
     }

@@ -127,7 +127,7 @@ def remove_duplicates(
     compare = partial(
         near_duplicates,
         instructions=instructions,
-        labels=[candidate.example.label for candidate in first],
+        labels=[candidate.told_apart_by for candidate in first],
         answers=list(map(text_key, answers)),
         threshold=threshold,
         on_progress=on_progress,

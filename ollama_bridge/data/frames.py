@@ -82,7 +82,7 @@ class Frames:
         if candidate.is_class and turns[-1].role == "assistant":
             turns = turns[:-1]
         of_role = {"user": self.questions, "assistant": self.answers}
-        return "\n".join(_without(of_role[turn.role], turn.content) for turn in turns)
+        return "\n".join(_without(of_role.get(turn.role), turn.text) for turn in turns)
 
     def instruction_of(self, candidate: Candidate) -> str:
         """Of several instructions the one that a candidate has; empty: none."""

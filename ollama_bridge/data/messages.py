@@ -1,8 +1,8 @@
 """A user's JSONL of conversations, in the form that chat APIs use or another (``chat_forms``).
 
-A conversation that is not one of user and assistant in turn, or calls tools, is left out, counted
-and noted with its line while these are at most 5 % of the file; beyond that it is refused, all
-lines at once. So is what is wrong with a line otherwise.
+A conversation that is not one of user and assistant in turn, tools and their results apart, is left
+out, counted and noted with its line while these are at most 5 % of the file; beyond that it is
+refused, all lines at once. So is what is wrong with a line otherwise.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import (
     A_LINE,
-    calls_tool,
     find_messages,
     in_our_words,
     is_not_learnt,
@@ -37,6 +37,16 @@ from ollama_bridge.data.problems import (
     unused,
 )
 from ollama_bridge.data.rows import cell_text, read_json_lines
+from ollama_bridge.data.tool_forms import (
+    A_TOOL,
+    NOT_OFFERED,
+    ToolReader,
+    calls_of,
+    calls_tool,
+    check_order,
+    with_results,
+)
+from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, parse_message
 from ollama_bridge.recipe.config import DataSection, TaskSection
@@ -52,7 +62,7 @@ _LEARNT_WHOLE = (
     'select(all(.. | objects; (.role // .from | IN("assistant", "gpt") | not) '
     "or (.weight != 0 and .weight != false)))"
 )
-_NO_CALLS = "calls are not learnt"
+_NO_CALLS = "a classify task learns labels alone"
 _WITHOUT_CALLS = (
     "select(all(.. | objects; (.tool_calls // [] | length) + (.function_call // [] | length) == 0 "
     'and .from != "function_call"))'
@@ -83,6 +93,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     candidates = []
     asked: list[list[str]] = []
     documents = Documents()
+    reader = ToolReader()
     records = list(read_json_lines(path, read_text(path)))
     splits: Mapping[int, Split] = {}
     if data.split_col:
@@ -91,7 +102,10 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     for number, record in records:
         tally.count_read(_SOURCE)
         try:
-            turns = _turns(record, where=f"line {number}", is_class=matcher is not None)
+            where = f"line {number}"
+            # Whoever asks for a label offers no tools.
+            tools = () if matcher is not None else reader.read(record, where=where)
+            turns = _turns(record, tools, where=where, is_class=matcher is not None)
         except DataError as exc:
             odd[number] = exc.message.partition(": ")[2]
             continue
@@ -116,7 +130,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
                 document, *(f"question-{text_key(one)}" for one in _labelled(turns, matcher))
             )
         asked.append([text_key(turn.content) for turn in turns if turn.role == "user"])
-        candidate = _candidate(f"line-{number}", turns, document, label, task)
+        example = Example(f"line-{number}", tuple(turns), document, label, tuple(tools))
+        candidate = _candidate(example, task)
         candidates.append(replace(candidate, split=splits.get(number)))
     if matcher is None:
         for candidate, first in zip(candidates, _first_questions(asked), strict=True):
@@ -127,11 +142,12 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         matcher.raise_if_unknown(path, column=None, unit="line")
     if not candidates:
         raise DataError(f"{path} has no rows")
-    open_ended = sum(one.example.messages[-1].role == "user" for one in candidates)
+    notes += reader.note()
+    open_ended = sum(one.example.is_open for one in candidates)
     if open_ended:
         notes.append(
-            f"{open_ended} conversation(s) end with the user's turn, of which nothing is learnt "
-            "unless the teacher answers it (teacher.answers: daemon)"
+            f"{open_ended} conversation(s) end with the user's turn, or a tool's result, of which "
+            "nothing is learnt unless the teacher answers it (teacher.answers: daemon)"
         )
     if matcher is None:
         notes += _large_document(candidates)
@@ -152,21 +168,24 @@ def _document(record: Mapping[str, object], number: int, problems: Problems) -> 
     return f"line-{number}" if own in (None, "") else storable(f"group-{own}")
 
 
-def _candidate(
-    id_: str, turns: Sequence[Message], document: str, label: str | None, task: TaskSection
-) -> Candidate:
+def _candidate(example: Example, task: TaskSection) -> Candidate:
     """A conversation that begins with the task's system turn unless it has its own."""
-    spoken = [turn.content for turn in turns if turn.role != "system"]
+    turns = example.messages
+    spoken = [turn.text for turn in turns if turn.role != "system"]
     own_system = turns[0].content if turns[0].role == "system" else task.system
     if task.system and turns[0].role != "system":
-        turns = [Message("system", task.system), *turns]
+        turns = (Message("system", task.system), *turns)
     is_class = task.kind == "classify"
+    instruction = "" if own_system == task.system else own_system
+    if example.tools:  # what may be called decides what is right, in whatever order it stands
+        texts = sorted(map(canonical_json, map(dict, example.tools)))
+        instruction = "\n".join([instruction, digest_text("\n".join(texts))])
     return Candidate(
-        Example(id_, tuple(turns), document, label),
+        replace(example, messages=turns),
         _SOURCE,
         "\n".join(spoken[:-1] if is_class else spoken),
         is_class=is_class,
-        instruction="" if own_system == task.system else own_system,
+        instruction=instruction,
     )
 
 
@@ -182,11 +201,13 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
         # The conversations that are left are learnt whole.
         kept = unused(path.with_name(f"{path.stem}-learnt.jsonl"))
         hint = f"jq -c {quote(_LEARNT_WHOLE)} {quote(str(path))} > {quote(str(kept))}"
-    calls = sum(reason.endswith(_NO_CALLS) for reason in odd.values())
+    not_offered = sum(reason.endswith(NOT_OFFERED) for reason in odd.values())
+    calls = not_offered + sum(reason.endswith(_NO_CALLS) for reason in odd.values())
     if not is_few and 2 * calls > len(odd):
         kept = unused(path.with_name(f"{path.stem}-no-tools.jsonl"))
         command = f"jq -c {quote(_WITHOUT_CALLS)} {quote(str(path))} > {quote(str(kept))}"
         hint = f"without the conversations that call tools: {command}"
+        hint = f"{A_TOOL}; or {hint}" if not_offered else hint
     media = [said[1] for reason in odd.values() if (said := _HAS_MEDIA.fullmatch(reason))]
     if not is_few and 2 * len(media) > len(odd):
         hint = without_media(path, set(media))
@@ -212,35 +233,40 @@ def _large_document(candidates: Sequence[Candidate]) -> list[str]:
     ]
 
 
-def _turns(record: Mapping[str, object], *, where: str, is_class: bool) -> list[Message]:
+def _turns(
+    record: Mapping[str, object],
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    where: str,
+    is_class: bool,
+) -> list[Message]:
     messages = find_messages(record)
     if not messages:
         raise DataError(f"{where}: not a list of messages")
     if media := media_of(record):
         raise DataError(f"{where}: has {media}: only texts are learnt")
-    turns = []
+    turns, items = [], []
     for place, item in enumerate(messages, start=1):
-        if calls_tool(item):
+        if is_class and calls_tool(item):
             raise DataError(f"{where}: message {place} calls a tool: {_NO_CALLS}")
         if media := media_of(item):
             raise DataError(f"{where}: message {place} has {media}: only texts are learnt")
         turn = parse_message(in_our_words(item), where=where)
-        turn = Message(turn.role, clean_turn(turn.content))
+        calls = calls_of(item, tools, where=f"{where}: message {place}")
+        if calls and turn.role != "assistant":
+            raise DataError(f"{where}: message {place} ({turn.role}) calls a tool")
+        turn = Message(turn.role, clean_turn(turn.content), calls)
         if turn.role == "assistant" and is_not_learnt(item):
             raise DataError(f"{where}: message {place} has weight 0, but each answer is learnt")
-        if not turn.content:
+        if not turn.content and not calls and turn.role != "tool":
             if turn.role == "system" and place == 1:
                 continue  # as good as none
             raise DataError(f"{where}: message {place} ({turn.role}) is empty")
         turns.append(_with_thinking(turn, item, where=where))
+        items.append(item)
+    turns = with_results(turns, items, where=where)
     spoken = [turn for place, turn in enumerate(turns) if place or turn.role != "system"]
-    for place, turn in enumerate(spoken):
-        expected = "user" if place % 2 == 0 else "assistant"
-        if turn.role != expected:
-            raise DataError(
-                f"{where}: turn {place + 1} is {turn.role}, expected {expected} "
-                "(turns alternate, the user begins, a system turn comes first)"
-            )
+    check_order(spoken, where=where)
     if not spoken:
         raise DataError(f"{where}: only a system turn")
     if is_class and spoken[-1].role != "assistant":
@@ -256,7 +282,7 @@ def _with_thinking(turn: Message, item: object, *, where: str) -> Message:
         return turn
     if turn.role != "assistant" or not isinstance(thinking, str):
         raise DataError(f"{where}: thinking has to be text, in an assistant message")
-    return Message(turn.role, with_thought(turn.content, clean_turn(thinking)))
+    return replace(turn, content=with_thought(turn.content, clean_turn(thinking)))
 
 
 def _first_questions(asked: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

@@ -33,6 +33,7 @@ from ollama_bridge.data.snippets import (
 from ollama_bridge.data.splitting import Sizes, few_of_a_label, split
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
+from ollama_bridge.data.tool_forms import has_tools
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import write_examples
@@ -96,6 +97,8 @@ def prepare(
                 )
             write_json_atomic(draft.path / "card.json", card)
             facts: dict[str, object] = {str(name): len(parts[name]) for name in SPLITS}
+            if offered := sum(bool(one.example.tools) for part in parts.values() for one in part):
+                facts["with_tools"] = offered
             if inputs.packages:
                 facts["datasets"] = list(inputs.packages)
             manifest = draft.commit(facts)
@@ -111,11 +114,13 @@ class _Inputs:
         files: By name.
         format: Of a file of the user's.
         packages: That the others come from.
+        has_tools: Whether it may have conversations with tools.
     """
 
     files: Mapping[str, Path]
     format: str = ""
     packages: tuple[str, ...] = ()
+    has_tools: bool = False
 
 
 def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Work:
@@ -133,6 +138,8 @@ def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -
             "task": task.model_dump(mode="json"),
             # Before: documents of several texts first. Where each has one, nothing has changed.
             **({"placed": "in one order"} if _has_documents(data, task) else {}),
+            # Before: not read, and calls left out.
+            **({"tools": "learnt"} if inputs.has_tools else {}),
         },
         seed=seed,
     )
@@ -155,7 +162,11 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
                 hint="check data.path, or pass --data FILE",
             )
         is_jsonl = data.source == "messages" or is_json_lines(data.path)
-        return _Inputs({"data": data.path}, "jsonl" if is_jsonl else "csv")
+        return _Inputs(
+            {"data": data.path},
+            "jsonl" if is_jsonl else "csv",
+            has_tools=data.source == "messages" and has_tools(data.path),
+        )
     from ollama_bridge.data.packages import ASSETS, fetch_package_file
 
     assets = ["vader-ratings"]
@@ -298,7 +309,7 @@ def _leave_out_unfit(
 
 
 def _spoken(candidate: Candidate) -> list[str]:
-    return [turn.content for turn in candidate.example.messages if turn.role != "system"]
+    return [turn.text for turn in candidate.example.messages if turn.role != "system"]
 
 
 def _chars(candidate: Candidate) -> int:

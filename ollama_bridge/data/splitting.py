@@ -215,10 +215,10 @@ def limited(
     strata = Counter(candidate.stratum for candidate in candidates)
     place: Counter[tuple[str, str]] = Counter()
     rank: dict[str, tuple[bool, float, bytes]] = {}
-    prompts_only = any(candidate.example.messages[-1].role == "user" for candidate in candidates)
+    prompts_only = any(candidate.example.is_open for candidate in candidates)
     for candidate in sorted(candidates, key=lambda one: seeded_order(seed, one.example.id)):
         place[candidate.stratum] += 1
-        answered = prompts_only and candidate.example.messages[-1].role == "assistant"
+        answered = prompts_only and not candidate.example.is_open
         share = (place[candidate.stratum] - 0.5) / strata[candidate.stratum]
         key = seeded_order(seed, candidate.example.id)
         rank[candidate.example.id] = (not answered, share, key)

@@ -101,18 +101,20 @@ def test_forms_of_conversations_are_read(
 
 
 @pytest.mark.parametrize("speaker", ["tool", "function_call", "observation"])
-def test_tools_of_sharegpt_are_left_out_as_others_are(
+def test_tools_of_sharegpt_that_nobody_offered_are_left_out(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     speaker: str,
 ) -> None:
-    """Said with the line, and with what is not learnt."""
+    """Said with the line, and with what is missing."""
     monkeypatch.chdir(tmp_path)
     write(Path("chats.jsonl"), [*map(sharegpt, range(39)), sharegpt(99, answered_by=speaker)])
     assert prepare(monkeypatch, "--data", "chats.jsonl") == 0
     said = " ".join(capsys.readouterr().err.split())
-    reason = "message 2 calls a tool" if speaker == "function_call" else "role 'tool' is not one"
+    reason = "message 2 is a tool's result, but of no call before it"
+    if speaker == "function_call":
+        reason = "message 2 calls a tool without a name"
     assert f"1 of 40 conversations (2.5%) are left out: {reason}" in said
 
 

@@ -245,7 +245,7 @@ def test_conversations_that_call_tools_are_told_with_what_takes_them_out(tmp_pat
     """Where many do; the command knows the calls of both forms, and texts that tell of some."""
     plain = [turns("from: function_call?", "No."), turns("a", "b")]
     plain[1]["messages"][1]["tool_calls"] = []  # type: ignore[index]  # as exports write it
-    call = {"from": "function_call", "value": "{}"}
+    call = {"from": "function_call", "value": '{"name": "f", "arguments": {}}'}
     seen = {"from": "observation", "value": "{}"}
     human, gpt = {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}
     calls = [{"function": {"name": "f"}}]
@@ -259,9 +259,11 @@ def test_conversations_that_call_tools_are_told_with_what_takes_them_out(tmp_pat
         },
         *plain,
     ]
-    with pytest.raises(DataError, match="line 1: message 2 calls a tool") as caught:
+    with pytest.raises(
+        DataError, match="line 2: message 2 calls f, which the line does not"
+    ) as caught:
         collect(tmp_path, lines)
-    command, _, kept = str(caught.value.hint).partition(": ")[2].partition(" > ")
+    command, _, kept = str(caught.value.hint).partition("call tools: ")[2].partition(" > ")
     assert kept == f"{tmp_path}/chats-no-tools.jsonl"
     assert command.startswith("jq -c 'select(all(.. | objects; ")
     if shutil.which("jq"):  # it is not on every machine
@@ -363,7 +365,7 @@ def test_logs_exported_turn_by_turn_are_one_document_each_however_few(tmp_path: 
 def test_open_conversations_are_said(tmp_path: Path) -> None:
     """A conversation that ends on the user waits for an answer; a classification cannot."""
     (note,) = collect(tmp_path, [turns("a")]).notes
-    assert note.startswith("1 conversation(s) end with the user's turn, of which nothing is learnt")
+    assert note.startswith("1 conversation(s) end with the user's turn, or a tool's result, of")
     with pytest.raises(DataError, match="line 1: a classify task needs the label"):
         collect(tmp_path, [turns("a")], CLASSIFY)
 
@@ -376,7 +378,10 @@ def test_open_conversations_are_said(tmp_path: Path) -> None:
         ({"messages": [{"role": "robot", "content": "a"}]}, "role 'robot'"),
         ({"messages": [{"role": "user", "content": None}]}, "not a text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not a text"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "role 'tool'"),
+        (
+            {"messages": [{"role": "tool", "content": "a"}]},
+            "message 1 is a tool's result, but of no",
+        ),
         (
             {"messages": [{"role": "user", "content": "a", "images": ["iVBORw0KGgo="]}]},
             "message 1 has images: only texts are learnt",

@@ -1,0 +1,293 @@
+"""Knows the forms that tools, their calls and results come in, and brings them into one.
+
+A line's tools stand beside its messages: in OpenAI's, TRL's and Ollama's form, as bare functions,
+or as a JSON text of either (ShareGPT's form, and what tables can hold). What is left of them is
+what Ollama hands on to a model, in the order in which a Go template writes it: a student would
+otherwise learn from other prompts than it is asked with.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ollama_bridge.data.cleaning import storable
+from ollama_bridge.errors import DataError
+from ollama_bridge.examples import Call, Message
+
+A_TOOL = (
+    'tools stand beside the messages: "tools": [{"type": "function", "function": {"name": "...", '
+    '"description": "...", "parameters": {...}}}]'
+)
+NOT_OFFERED = "which the line does not offer"
+_OF_FILES = re.compile(rb'"(?:tools|functions|tool_calls|function_call)"')
+_DEFINITIONS = ("tools", "functions")
+# What Ollama knows of a parameter, in the order in which it hands it on (api/types.go,
+# ToolProperty); the names of what is in it are sorted, as Go's templates go through them.
+_OF_A_PARAMETER = ("anyOf", "type", "items", "description", "enum", "properties", "required")
+_OF_PARAMETERS = ("type", "properties", "required")
+_OF_A_FUNCTION = ("name", "description", "parameters")
+
+_Tools = tuple[dict[str, Any], ...]
+
+
+def has_tools(path: Path) -> bool:
+    """Whether a file of conversations names tools or calls anywhere, by its letters."""
+    with path.open("rb") as stream:
+        return any(_OF_FILES.search(line) for line in stream)
+
+
+class ToolReader:
+    """Reads the tools of lines.
+
+    Attributes:
+        unknown: Keys of definitions that Ollama does not hand on, in the order of their finding.
+    """
+
+    def __init__(self) -> None:
+        self.unknown: dict[str, None] = {}
+
+    def read(self, record: Mapping[str, object], *, where: str) -> _Tools:
+        """The tools of a line; empty: it has none.
+
+        Raises:
+            DataError: naming ``where``, the tool and what is wrong with it.
+        """
+        given = next((record[name] for name in _DEFINITIONS if record.get(name)), None)
+        try:
+            offered = json.loads(given) if isinstance(given, str) else given
+        except ValueError as exc:
+            raise DataError(f"{where}: tools are no JSON ({exc})") from exc
+        if not offered:
+            return ()
+        if not isinstance(offered, list):
+            raise DataError(f"{where}: tools are no list")
+        found: dict[str, dict[str, Any]] = {}
+        for number, tool in enumerate(offered, start=1):
+            function = _function(tool)
+            name = function.get("name")
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"{where}: tool {number} has no name")
+            if name in found:
+                raise DataError(f"{where}: two tools are called {name}")
+            try:
+                found[name] = self._definition(function)
+            except _NoSchemaError as exc:
+                raise DataError(f"{where}: tool {name}: {exc}") from exc
+        return tuple(found.values())
+
+    def note(self) -> list[str]:
+        """A sentence on what is not learnt of the tools, for the user."""
+        if not self.unknown:
+            return []
+        names = ", ".join(sorted(self.unknown))
+        return [f"tools have keys that Ollama hands on to no model; they are not learnt: {names}"]
+
+    def _definition(self, function: Mapping[str, Any]) -> dict[str, Any]:
+        kept = self._known(function, _OF_A_FUNCTION)
+        about, schema = kept.get("description", ""), kept.get("parameters", {})
+        if not isinstance(about, str):
+            raise _NoSchemaError("its description is no text")
+        if not isinstance(schema, dict):
+            raise _NoSchemaError("its parameters are no object")
+        if (
+            schema
+            and "properties" not in schema
+            and all(isinstance(v, dict) for v in schema.values())
+        ):
+            schema = {"properties": schema}  # by name alone, without a schema around them
+        schema = self._known({"type": "object", **schema}, _OF_PARAMETERS)
+        parameters = {
+            "type": schema["type"],
+            "properties": self._properties(schema.get("properties", {})),
+            "required": schema.get("required"),
+        }
+        if not parameters["required"]:
+            del parameters["required"]
+        # A Go template writes an empty description, too.
+        made = {"name": kept["name"], "description": about, "parameters": parameters}
+        return {"type": "function", "function": made}
+
+    def _properties(self, given: object) -> dict[str, Any]:
+        if not isinstance(given, dict):
+            raise _NoSchemaError("its properties are no object")
+        return {name: self._parameter(given[name], name) for name in sorted(given) if given[name]}
+
+    def _parameter(self, given: object, name: str) -> dict[str, Any]:
+        if not isinstance(given, dict):
+            raise _NoSchemaError(f"its parameter {name} is no object")
+        kept = {key: value for key, value in self._known(given, _OF_A_PARAMETER).items() if value}
+        if not _is_type(kept.get("type", "")):
+            raise _NoSchemaError(f"the type of its parameter {name} is no text")
+        if isinstance(kept.get("type"), list) and len(kept["type"]) == 1:
+            (kept["type"],) = kept["type"]
+        if "anyOf" in kept:
+            kept["anyOf"] = [self._parameter(one, name) for one in kept["anyOf"]]
+        if "items" in kept:
+            kept["items"] = _sorted(kept["items"])
+        if "properties" in kept:
+            kept["properties"] = self._properties(kept["properties"])
+        return kept
+
+    def _known(self, given: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+        """In Ollama's order; null is what dataframes write where a key is missing."""
+        there = {key: value for key, value in given.items() if value is not None}
+        self.unknown.update(dict.fromkeys(there.keys() - set(keys)))
+        return {key: there[key] for key in keys if key in there}
+
+
+class _NoSchemaError(Exception):
+    """A definition that Ollama would refuse."""
+
+
+def calls_tool(item: object) -> bool:
+    """Whether a message calls a tool."""
+    return isinstance(item, dict) and bool(
+        item.get("tool_calls") or item.get("function_call") or item.get("from") == "function_call"
+    )
+
+
+def calls_of(item: object, tools: Sequence[Mapping[str, Any]], *, where: str) -> tuple[Call, ...]:
+    """The calls of a message; empty: it makes none.
+
+    Arguments come by name, as a Go template writes those of past calls.
+
+    Raises:
+        DataError: a call is none, is of a tool that is not offered, or its arguments are no object.
+    """
+    if not isinstance(item, dict) or not calls_tool(item):
+        return ()
+    given = item.get("tool_calls") or item.get("function_call") or item.get("value")
+    given = _from_json(given)
+    offered = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    found = []
+    for call in given if isinstance(given, list) else [given]:
+        function = _function(call)
+        name = function.get("name")
+        if not isinstance(name, str):
+            raise DataError(f"{where} calls a tool without a name")
+        if name not in offered:
+            raise DataError(f"{where} calls {name}, {NOT_OFFERED}")
+        arguments = _from_json(function.get("arguments", function.get("parameters")) or {})
+        if not isinstance(arguments, dict):
+            raise DataError(f"{where} calls {name} with arguments that are no object")
+        found.append(Call(name, _without_gaps(arguments, offered[name]), _id(call)))
+    return tuple(found)
+
+
+def with_results(turns: Sequence[Message], items: Sequence[object], *, where: str) -> list[Message]:
+    """The turns, each result with name and id of the call that it is of.
+
+    Args:
+        turns: Results among them have no name yet.
+        items: Of each the message that it was made of.
+        where: For messages.
+
+    Raises:
+        DataError: there is no such call in front of it.
+    """
+    found: list[Message] = []
+    waiting: list[Call] = []
+    for place, (turn, item) in enumerate(zip(turns, items, strict=True), start=1):
+        if turn.role != "tool":
+            waiting = list(turn.calls)
+            found.append(turn)
+            continue
+        of = _called(waiting, item if isinstance(item, dict) else {})
+        if of is None:
+            raise DataError(
+                f"{where}: message {place} is a tool's result, but of no call before it"
+            )
+        waiting.remove(of)
+        found.append(replace(turn, name=of.name, call_id=of.id))
+    return found
+
+
+def check_order(turns: Sequence[Message], *, where: str) -> None:
+    """Make sure that turns are in an order that can be learnt.
+
+    Raises:
+        DataError: naming the first that is not.
+    """
+    expected: tuple[str, ...] = ("user",)
+    for place, turn in enumerate(turns, start=1):
+        if turn.role not in expected:
+            rule = "turns alternate, the user begins, a system turn comes first"
+            if turn.role == "tool" or "tool" in expected:
+                rule = "the results of calls follow them, and then the assistant"
+            raise DataError(
+                f"{where}: turn {place} is {turn.role}, expected {' or '.join(expected)} ({rule})"
+            )
+        if turn.role == "assistant":
+            expected = ("tool",) if turn.calls else ("user",)
+        else:
+            expected = ("tool", "assistant") if turn.role == "tool" else ("assistant",)
+
+
+def _function(item: object) -> dict[str, Any]:
+    """What a definition, or a call, says of its function; empty: it is none."""
+    function = item.get("function", item) if isinstance(item, dict) else None
+    return function if isinstance(function, dict) else {}
+
+
+def _called(waiting: Sequence[Call], item: Mapping[str, Any]) -> Call | None:
+    """The call that a result is of: by its id, else by its name, else the first that has none."""
+    by_id = [call for call in waiting if call.id and call.id == item.get("tool_call_id")]
+    if by_id or (item.get("tool_call_id") and any(call.id for call in waiting)):
+        return next(iter(by_id), None)
+    name = item.get("tool_name") or item.get("name")
+    return next((call for call in waiting if name in (None, "", call.name)), None)
+
+
+def _without_gaps(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without the nulls that tables write where another tool's argument would stand."""
+    known = schema["properties"]
+    kept = {
+        name: value
+        for name, value in arguments.items()
+        if value is not None or _takes_null(known.get(name))
+    }
+    found: dict[str, Any] = _sorted(kept)
+    return found
+
+
+def _takes_null(parameter: Mapping[str, Any] | None) -> bool:
+    if parameter is None:
+        return False
+    types, choices = parameter.get("type", ()), parameter.get("enum", ())
+    return "null" in types or None in choices or any(map(_takes_null, parameter.get("anyOf", ())))
+
+
+def _sorted(value: Any) -> Any:
+    """A JSON value as a Go template writes it: keys by name, 1.0 as 1."""
+    if isinstance(value, dict):
+        return {storable(key): _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_sorted(one) for one in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+def _is_type(value: object) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return all(isinstance(name, str) for name in names)
+
+
+def _from_json(value: object) -> Any:
+    """A value, or what its text is the JSON of; None: it is neither."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _id(call: Mapping[str, Any]) -> str:
+    value = call.get("id")
+    return value if isinstance(value, str) else ""
