@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ollama_bridge.answer_text import without_thought
+from ollama_bridge.evaluation.calls import given_answer
 from ollama_bridge.evaluation.report import TEACHER, ZERO_SHOT
 from ollama_bridge.examples import Example
 from ollama_bridge.reporting import Note, Reporter
@@ -70,7 +71,7 @@ def tell_of_replies(
         return
     for name, answers in said.items():
         answer, count = Counter(map(without_thought, answers)).most_common(1)[0]
-        right = sum(without_thought(one.messages[-1].content) == answer for one in examples)
+        right = sum(given_answer(one) == answer for one in examples)
         if not answer or 2 * count <= len(answers) or 2 * right > count:
             continue
         shown = answer if len(answer) <= _SHOWN_CHARS else f"{answer[:_SHOWN_CHARS]}..."

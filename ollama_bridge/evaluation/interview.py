@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.client.model_names import name_key
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import ContextOverflowError, RepetitionError
+from ollama_bridge.evaluation.calls import as_said, each_answer
 from ollama_bridge.evaluation.held_out import held_out_examples
-from ollama_bridge.examples import Example
+from ollama_bridge.examples import Call, Example
 from ollama_bridge.recipe.config import TaskSection
 from ollama_bridge.reporting import Progress, Reporter, StageStarted
 from ollama_bridge.storage.artifacts import Corpus
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 # Why an answer ended: Ollama ended it, for one token came on and on; it was never begun, for the
-# prompt has no room in the context.
-REPETITION, OVERFLOW = "repetition", "overflow"
+# prompt has no room in the context, or for the tag takes no tools.
+REPETITION, OVERFLOW, NO_TOOLS = "repetition", "overflow", "no tools"
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
 
@@ -51,7 +53,22 @@ class Answered:
 
     @property
     def answers(self) -> list[str]:
-        """The texts."""
+        """The texts; where tools were offered as ``calls`` keeps them."""
+        return [
+            as_said(text, _calls(record)) if "calls" in record else text
+            for text, record in zip(self._texts, self.records, strict=True)
+        ]
+
+    @property
+    def shown(self) -> list[str]:
+        """What was said, calls included."""
+        return [
+            text or "\n".join(str(call) for call in record.get("calls", ()))
+            for text, record in zip(self._texts, self.records, strict=True)
+        ]
+
+    @property
+    def _texts(self) -> list[str]:
         texts = [str(record["answer"]) for record in self.records]
         return [without_thought(text) for text in texts] if self.thinks else texts
 
@@ -75,15 +92,19 @@ class TaggedModel:
         options: Of every request.
         identity: What it is, and beside which others it is asked: times of another occasion are
             not compared with theirs.
+        takes_tools: Whether it can be offered tools; else it is not asked where there are any.
     """
 
     tag: str
     options: Options
     identity: str
+    takes_tools: bool = True
 
     def key(self, example: Example | None, task: TaskSection) -> str:
         """Of the record of an answer; without an example of what the loaded model takes."""
         asked = None if example is None else [example.id, _turns(example, task)]
+        if example is not None and asked is not None and example.tools:
+            asked.append(list(map(dict, example.tools)))
         return digest_text(canonical_json([self.identity, asked]))
 
 
@@ -149,10 +170,18 @@ class Interview:
 
     def _ask(self, model: TaggedModel, example: Example) -> None:
         record: JSONRecord = {"key": model.key(example, self._task)}
+        tools = list(example.tools)
+        if tools:
+            record["calls"] = []
+        if tools and not model.takes_tools:
+            record |= {"answer": "", "done_reason": NO_TOOLS, "generated_tokens": 0}
+            self._journal.append(record)
+            return
         start_s = time.perf_counter()
         try:
             turns = _turns(example, self._task)
-            reply = self._client.chat(model.tag, turns, options=model.options)
+            ask = partial(self._client.chat, model.tag, turns, options=model.options)
+            reply = ask(tools=tools) if tools else ask()
         except ContextOverflowError as error:
             record |= {
                 "answer": "",
@@ -178,10 +207,16 @@ class Interview:
                 "generated_tokens": reply.generated_tokens,
                 "generate_s": reply.timings.generate_s,
             }
+            if tools:
+                record["calls"] = [[one.name, dict(one.arguments)] for one in reply.tool_calls]
         self._journal.append(record)
 
 
-def _turns(example: Example, task: TaskSection) -> list[dict[str, str]]:
+def _calls(record: JSONRecord) -> list[Call]:
+    return [Call(name, arguments) for name, arguments in record["calls"]]
+
+
+def _turns(example: Example, task: TaskSection) -> list[dict[str, Any]]:
     """What is sent: not the task's system turn, which the tag has and has to say itself."""
     turns = list(example.prompt)
     if turns[0].role == "system" and turns[0].content == task.system:
@@ -212,7 +247,7 @@ def forget_other_models(
     path: Path, models: Mapping[str, TaggedModel], corpus: Corpus, task: TaskSection
 ) -> None:
     """Keep what these models answered to any text of the corpus: a report of more may follow."""
-    examples = [*held_out_examples(corpus, limit=None, by_label=False), None]
+    examples = [*each_answer(held_out_examples(corpus, limit=None, by_label=False)), None]
     keys = {model.key(example, task) for model in models.values() for example in examples}
     with Journal(path) as journal:
         journal.keep_only(lambda record: record.get("key") in keys)

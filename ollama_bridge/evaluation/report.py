@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_bridge.answer_text import says, without_thought
+from ollama_bridge.evaluation.calls import given_answer, score_calls, text_of
 from ollama_bridge.evaluation.given_answers import are_json, are_of_a_closed_set, score_json
 from ollama_bridge.evaluation.held_out import gold_labels
 from ollama_bridge.evaluation.metrics import (
@@ -33,10 +34,18 @@ _WEAK_TEACHER = 1.1
 
 _Report = dict[str, Any]  # JSON
 _LESS_IS_BETTER = ("size_bytes", "memory_bytes")
-_RATIOS = ("macro_f1", "json_f1", "texts_per_s", "prompt_tokens_per_s", "generated_tokens_per_s")
+_RATIOS = (
+    "macro_f1",
+    "json_f1",
+    "calls_f1",
+    "texts_per_s",
+    "prompt_tokens_per_s",
+    "generated_tokens_per_s",
+)
 # What the manifest of a report names of each model.
 _IN_FACTS = (
     *("accuracy", "macro_f1", "same", "json_valid", "json_same", "json_f1"),
+    *("calls_same", "calls_name", "calls_f1", "no_call"),
     *("perplexity", "ended", "texts_per_s"),
 )
 
@@ -152,19 +161,29 @@ def _score_replies(
 ) -> None:
     """Add what can be right of answers: a text's label, JSON, and what comes again word for word.
 
-    The accuracy is over the texts that have a label.
+    The accuracy is over the texts that have a label. Where tools are offered it is the calls.
     """
     known = [(place, one.label) for place, one in enumerate(examples) if one.label is not None]
-    given = [without_thought(example.messages[-1].content) for example in examples]
+    offered = [place for place, one in enumerate(examples) if one.tools]
+    bare = [place for place, one in enumerate(examples) if not one.tools]
+    all_given = [given_answer(example) for example in examples]
+    given = [all_given[place] for place in bare]
     is_json = are_json(given)
     for name, texts in said.items():
-        answers, entry = [without_thought(text) for text in texts], report["models"][name]
+        every, entry = [without_thought(text) for text in texts], report["models"][name]
         if known:
-            right = [says(answers[place], label) for place, label in known]
+            right = [says(text_of(examples[place], every[place]), label) for place, label in known]
             entry["accuracy"] = share_right(right, bootstrap_samples=bootstrap_samples).to_dict()
+        if offered:
+            entry |= score_calls(
+                [all_given[place] for place in offered],
+                [every[place] for place in offered],
+                bootstrap_samples=bootstrap_samples,
+            ).to_dict()
+        answers = [every[place] for place in bare]
         if is_json:
             entry |= score_json(given, answers, bootstrap_samples=bootstrap_samples).to_dict()
-        elif not known and are_of_a_closed_set(given):
+        elif given and not known and are_of_a_closed_set(given):
             same = [answer == one for answer, one in zip(answers, given, strict=True)]
             entry["same"] = share_right(same, bootstrap_samples=bootstrap_samples).to_dict()
 
@@ -239,6 +258,10 @@ _TITLES = {
     "json_valid": "answers that are JSON",
     "json_same": "JSON as given",
     "json_f1": "F1 of the JSON's fields",
+    "calls_same": "calls as given",
+    "calls_name": "calls of the given functions",
+    "calls_f1": "F1 of the calls' arguments",
+    "no_call": "answers in text that call nothing",
     "perplexity": "perplexity",
     "ended": "answers ended by themselves",
     "mean_tokens": "tokens an answer",

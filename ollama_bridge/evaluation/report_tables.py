@@ -11,10 +11,13 @@ _Models = Mapping[str, Mapping[str, Any]]  # of a report, by name
 
 
 def by_part(report: Mapping[str, Any]) -> list[str]:
-    """Lines on what each label, or each field of answers in JSON, came to."""
+    """Lines on what each label, or each field of answers in JSON or of calls, came to."""
     models = report["models"]
     if report["task"] == "reply":
-        return _fields({name: one for name, one in models.items() if "json_fields" in one})
+        return [
+            *_fields(models, "json_fields", "F1 of the JSON's fields, by place:"),
+            *_fields(models, "calls_fields", "F1 of the calls' arguments, by function and place:"),
+        ]
     labels = report["labels"]
     lines = _labels(models, labels) if len(labels) > 2 else []
     for name, entry in models.items():
@@ -23,15 +26,13 @@ def by_part(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _fields(models: _Models) -> list[str]:
+def _fields(models: _Models, key: str, title: str) -> list[str]:
+    models = {name: one for name, one in models.items() if key in one}
     if not models:
         return []
-    places = next(iter(models.values()))["json_fields"]  # the given answers', so every model's
-    rows = [
-        [place, *(f"{one['json_fields'][place]:.1%}" for one in models.values())]
-        for place in places
-    ]
-    return ["", "F1 of the JSON's fields, by place:", "", *table(["", *models], rows)]
+    places = next(iter(models.values()))[key]  # the given answers', so every model's
+    rows = [[place, *(f"{one[key][place]:.1%}" for one in models.values())] for place in places]
+    return ["", title, "", *table(["", *models], rows)]
 
 
 def _labels(models: _Models, labels: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from ollama_bridge.encoding.end_keys import key_of_ends
 from ollama_bridge.encoding.row_dates import key_of_dates
 from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.evaluation.alike import tell_of_labels, tell_of_replies
+from ollama_bridge.evaluation.calls import CallReader, each_answer, whole_conversations
 from ollama_bridge.evaluation.classify import score_labels
 from ollama_bridge.evaluation.held_out import (
     held_out_examples,
@@ -86,8 +87,8 @@ def evaluate(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return EvalReport(out_dir, draft.finished)
-        examples = held_out_examples(
-            corpus, limit=settings.max_examples, by_label=task.kind == "classify"
+        examples = each_answer(
+            held_out_examples(corpus, limit=settings.max_examples, by_label=task.kind == "classify")
         )
         scores_dir = out_dir.absolute().with_name(f"{out_dir.name}-models")
         folders = _folder_names(list(models))
@@ -248,10 +249,11 @@ class _Examinee:
         """The greedy answer to every text, and what else is worth reporting."""
         facts: dict[str, object] = {}
         if task.kind == "reply":
+            wholes = whole_conversations(examples)
             facts |= measure_perplexity(
-                self.model, self.tokenizer, examples, precision=self.precision
+                self.model, self.tokenizer, wholes, precision=self.precision
             )
-            _tell_of_too_long(facts, len(examples), self)
+            _tell_of_too_long(facts, len(wholes), self)
         answers = write_greedily(
             self.model,
             self.tokenizer,
@@ -270,8 +272,9 @@ class _Examinee:
         facts["limit_tokens"] = max_tokens
         _tell_of_cuts(answers, max_tokens, task, self.stage, self.reporter)
         if task.kind == "classify":
-            texts = [without_thought(text) for text in texts]
-        return texts, facts
+            return [without_thought(text) for text in texts], facts
+        reader = CallReader(self.tokenizer)
+        return [reader.read(text, one) for text, one in zip(texts, examples, strict=True)], facts
 
 
 def _tell_of_too_long(facts: Mapping[str, object], total: int, examinee: _Examinee) -> None:

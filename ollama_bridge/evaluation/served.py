@@ -16,12 +16,14 @@ from ollama_bridge.client.model_names import require_model
 from ollama_bridge.client.wire.address import DEFAULT_PORT, read_address
 from ollama_bridge.digests import canonical_json
 from ollama_bridge.evaluation.alike import tell_of_replies
+from ollama_bridge.evaluation.calls import each_answer
 from ollama_bridge.evaluation.held_out import (
     held_out_examples,
     teaches_thoughts,
     write_predictions,
 )
 from ollama_bridge.evaluation.interview import (
+    NO_TOOLS,
     REPETITION,
     Answered,
     Interview,
@@ -79,7 +81,9 @@ def evaluate_served(
         if draft.finished is not None:
             timer.reuse(out_dir)
             return EvalReport(out_dir, draft.finished)
-        examples = held_out_examples(corpus, limit=exam.limit, by_label=task.kind == "classify")
+        examples = each_answer(
+            held_out_examples(corpus, limit=exam.limit, by_label=task.kind == "classify")
+        )
         models = exam.models()
         answers_path = out_dir.absolute().with_name(f"{out_dir.name}-answers.jsonl")
         with Journal(answers_path) as journal:
@@ -114,6 +118,7 @@ class _Exam:
         served: What the daemon has under the tags.
         options: Of every question.
         thinking: Names of those that think before they say a label.
+        taking_tools: Names of those that can be offered tools.
         daemon: Its version, and where it is.
     """
 
@@ -121,6 +126,7 @@ class _Exam:
     served: Mapping[str, ModelSummary]
     options: Mapping[str, Options]
     thinking: Sequence[str]
+    taking_tools: Sequence[str]
     daemon: Sequence[str]
     corpus: Corpus
     settings: EvaluateSection
@@ -144,7 +150,8 @@ class _Exam:
             for name, one in details.items()
         }
         daemon = [client.version(), _machine(client.host)]
-        return cls(tags, served, options, thinking, daemon, corpus, settings, task)
+        able = [name for name, one in details.items() if "tools" in one.capabilities]
+        return cls(tags, served, options, thinking, able, daemon, corpus, settings, task)
 
     @property
     def limit(self) -> int | None:
@@ -176,7 +183,12 @@ class _Exam:
         asked = [[name, self.served[name].digest, self.options[name]] for name in self.tags]
         identity = canonical_json([*self.daemon, asked])
         return {
-            name: TaggedModel(tag, self.options[name], f"{name} of {identity}")
+            name: TaggedModel(
+                tag,
+                self.options[name],
+                f"{name} of {identity}",
+                takes_tools=name in self.taking_tools,
+            )
             for name, tag in self.tags.items()
         }
 
@@ -187,6 +199,12 @@ class _Exam:
             if self.task.kind == "reply" or name in self.thinking:
                 _tell_of_cuts(name, one, limit, self.task, reporter)
             _tell_of_too_long(name, one, limit, self.task, reporter)
+            if unasked := sum(record["done_reason"] == NO_TOOLS for record in one.records):
+                message = (
+                    f"the {name} takes no tools as served: {unasked} questions that offer some "
+                    "count as answered wrong"
+                )
+                reporter.emit(Note(STAGE, "warning", message))
 
     def entry(self, name: str, answered: Answered) -> dict[str, object]:
         """A model's entry of the report, but for its scores against the labels."""
@@ -207,7 +225,7 @@ class _Exam:
             }
         tokens = [record["generated_tokens"] for record in records]
         repeated = [record["done_reason"] == REPETITION for record in records]
-        entry |= answer_scores(answers, ended=ended, tokens=tokens, repeated=repeated)
+        entry |= answer_scores(answered.shown, ended=ended, tokens=tokens, repeated=repeated)
         return entry | {"limit_tokens": self.options[name]["num_predict"]}
 
 
