@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,11 +37,14 @@ TEXTS = (
 )
 
 
-def build_tiny_tokenizer(*, vocab_size: int = 384) -> PreTrainedTokenizerFast:
+def build_tiny_tokenizer(
+    *, vocab_size: int = 384, texts: Sequence[str] = TEXTS
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE with SmolLM2's pre-tokenizer and a ChatML template.
 
     Args:
         vocab_size: Three special tokens, 256 bytes, and the rest merges.
+        texts: What these are learnt from.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -60,7 +63,7 @@ def build_tiny_tokenizer(*, vocab_size: int = 384) -> PreTrainedTokenizerFast:
             AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS
         ],
     )
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(f"the texts give {tokenizer.get_vocab_size()} tokens, not {vocab_size}")
     wrapped = PreTrainedTokenizerFast(

@@ -58,7 +58,8 @@ def lines() -> Iterator[dict[str, Any]]:
     for ask in asks:
         function = {"name": "clock", "arguments": "{}"}
         yield _line(ask.format("time", "clock"), {"tool_calls": [{"function": function}]})
-        yield _line(ask.format("many", "thanks"), {"content": "Welcome."})
+        for who in ("friend", "neighbour"):
+            yield _line(ask.format("thanks", who), {"content": "Welcome."})
 
 
 def _line(question: str, answer: dict[str, Any]) -> dict[str, Any]:
