@@ -10,7 +10,7 @@ from ollama_bridge.conversion.source import Source
 from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
 from ollama_bridge.errors import ConfigError, TrainingError
 from ollama_bridge.evaluation.held_out import answers_with_thoughts
-from ollama_bridge.examples import Example, Message
+from ollama_bridge.examples import Example, Message, read_examples
 from ollama_bridge.export import budget_tag_of, tag_of, target_of, teacher_tag_of
 from ollama_bridge.length_checks import check_lengths, check_texts_fit
 from ollama_bridge.modelfile import check_tag
@@ -112,6 +112,7 @@ def check_start(
     answers_given = not recipe.teacher.rewrite
     check_labels(recipe, start, corpus, teacher, answers_given=answers_given)
     check_system_is_written(recipe, tokenizer)
+    check_tools_are_written(tokenizer, corpus, reporter)
     check_answers_fit(recipe, tokenizer)
     check_texts_fit(recipe, tokenizer, corpus, reporter)
     # What is written again is not learnt as the data have it.
@@ -205,6 +206,39 @@ def check_system_is_written(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) 
             hint="add --set 'task.system=\"\"' and put it into the texts, or start from a folder "
             "with a chat_template.jinja that writes one",
         )
+
+
+def check_tools_are_written(
+    tokenizer: PreTrainedTokenizerFast, corpus: Corpus, reporter: Reporter
+) -> None:
+    """Make sure that the tools of a corpus and their calls are in the student's prompts.
+
+    Args:
+        tokenizer: The student's.
+        corpus: All of its splits are rendered, where any line has tools.
+        reporter: Hears of tools that a tag will not take.
+
+    Raises:
+        TrainingError: the chat template leaves them out, or refuses them.
+    """
+    from ollama_bridge.encoding.turn_texts import render_turns, rendered_texts
+    from ollama_bridge.models.settings.chat_template import chat_template_of
+
+    if not corpus.manifest.facts.get("with_tools"):
+        return
+    for name in ("train", "validation", "test"):
+        for one in read_examples(corpus.split_path(name)):
+            if one.tools and one.is_answered:
+                rendered_texts(one, tokenizer)
+            elif one.tools:
+                render_turns(one.prompt, tokenizer, generation_prompt=True, tools=one.tools)
+    template = chat_template_of(tokenizer)
+    if template is not None and not decide(template).tools:
+        message = (
+            "tools are learnt, but the tag will not take any: Ollama cannot be given what the "
+            "student's chat template writes for them"
+        )
+        reporter.emit(Note("build", "warning", message))
 
 
 def check_answers_fit(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
