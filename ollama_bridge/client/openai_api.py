@@ -6,7 +6,8 @@ The same transport, limits and errors as for a daemon.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ import httpx
 
 from ollama_bridge.client.answers.thinking import thinking_apart
 from ollama_bridge.client.requests import MessageLike, message_list
-from ollama_bridge.client.values import Reply, Timings, read_logprobs
+from ollama_bridge.client.values import Reply, Timings, ToolCall, read_logprobs
 from ollama_bridge.client.wire.address import read_address
 from ollama_bridge.client.wire.exchange import Call, Timeouts
 from ollama_bridge.client.wire.fields import Fields, read_fields
@@ -101,11 +102,12 @@ def chat_completion(
     temperature: float,
     seed: int,
     top_logprobs: int | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> Call:
     """``/chat/completions``, the answer as a whole."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": message_list(messages),
+        "messages": _as_openai(message_list(messages)),
         "stream": False,
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -113,7 +115,37 @@ def chat_completion(
     }
     if top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": top_logprobs}
+    if tools:
+        body["tools"] = list(map(dict, tools))
     return Call("POST", _PATH, json=body, model=model, patience="model")
+
+
+def _as_openai(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages of Ollama's API with calls and results as OpenAI has them.
+
+    Arguments are JSON texts there, and a result names its call: where calls have no ids, they get
+    numbers, which the results take in their order.
+    """
+    found: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    for message in messages:
+        said = {name: value for name, value in message.items() if name != "tool_name"}
+        if calls := message.get("tool_calls"):
+            waiting = [call.get("id") or f"call_{len(found)}_{n}" for n, call in enumerate(calls)]
+            said["tool_calls"] = [
+                {"id": id_, "type": "function", "function": _written(call["function"])}
+                for id_, call in zip(waiting, calls, strict=True)
+            ]
+        elif message["role"] == "tool" and waiting:
+            said["tool_call_id"] = message.get("tool_call_id") or waiting[0]
+            waiting = [id_ for id_ in waiting if id_ != said["tool_call_id"]]
+        found.append(said)
+    return found
+
+
+def _written(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {"name": function["name"], "arguments": arguments}
 
 
 def read_completion(data: object, *, model: str) -> Reply:
@@ -152,4 +184,20 @@ def read_completion(data: object, *, model: str) -> Reply:
         logprobs=read_logprobs(Fields({"logprobs": reported.data["content"]}, _WHERE))
         if reported.has("content")
         else None,
+        tool_calls=tuple(_call(one, model=model) for one in message.items("tool_calls")),
     )
+
+
+def _call(fields: Fields, *, model: str) -> ToolCall:
+    function = fields.inner("function")
+    try:
+        arguments = json.loads(function.text("arguments") or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise ReplyInvalidError(
+            f"{model!r} calls a tool with arguments that are no JSON object",
+            hint="ask again; a server that constrains calls to their schemas writes none such",
+            model=model,
+        )
+    return ToolCall(function.required_text("name"), arguments, fields.text("id"))

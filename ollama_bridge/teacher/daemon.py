@@ -244,7 +244,8 @@ def _write_split(
             if verdict not in _LEARNT:
                 continue
             reply = outcome.value
-            if writing.logprobs and name != "test" and reply and _is_as_said(answered, reply):
+            asked = writing.logprobs and name != "test"
+            if asked and reply and _is_as_said(answered, reply):
                 logprobs.write(logprobs_line(example.id, reply))
             labels[example.label] += 1
             yield answered
@@ -278,9 +279,16 @@ def _write_card(
     facts["teacher"] = respondent.name
     if corpus.datasets:
         facts["datasets"] = list(corpus.datasets)
+    if offered := corpus.manifest.facts.get("with_tools"):
+        facts["with_tools"] = offered
     return facts
 
 
 def _is_as_said(answered: Example, reply: JSONRecord) -> bool:
-    """What was likely between other marks says little about the label alone."""
+    """What was likely between other marks says little about the label alone.
+
+    Nor are the marks of a call in what the daemon says of it.
+    """
+    if reply.get("tool_calls"):
+        return False
     return answered.messages[-1].content.endswith(str(reply["text"]).strip())

@@ -85,7 +85,8 @@ def label_by_daemon(
     tokenizer = load_tokenizer(student.path)
     vocabulary = TokenBytes(tokenizer)
     train = read_examples(corpus.split_path("train"))
-    first = next((example for example in train if example.is_answered), None)
+    said = (one for one in train if one.is_answered and one.messages[-1].content)
+    first = next(said, None)  # a call alone has no text to begin
     in_blanks = first is not None and begins_in_blanks(first, tokenizer, vocabulary)
     work = _work(
         corpus,

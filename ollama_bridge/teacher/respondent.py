@@ -29,6 +29,8 @@ from ollama_bridge.storage.drafts import draft_path
 
 TOP_LOGPROBS = 20  # the most that daemons report
 
+_Tools = Sequence[Mapping[str, Any]]
+
 _ASKED_NAME = "resume-model"  # in a draft: the identity of who is asked
 
 
@@ -57,7 +59,7 @@ class Respondent:
         name: The model's, for messages and the data card.
         identity: Digest of what answers, so that another model under the name is other work.
         endpoints: Where it is asked.
-        ask: Makes the job that gives a reply's record.
+        ask: Makes the job that gives a reply's record; the last argument are the tools on offer.
         scores: Whether it can be asked about text that it did not write.
         away: Who was named and takes no part, and why.
         system: SYSTEM of its tag, which a question's own system prompt replaces.
@@ -67,7 +69,7 @@ class Respondent:
     name: str
     identity: str
     endpoints: Sequence[Endpoint[Any]]
-    ask: Callable[[Sequence[Message], AnswerLimits], Job[Any]]
+    ask: Callable[[Sequence[Message], AnswerLimits, _Tools], Job[Any]]
     scores: bool = True
     away: Sequence[GivenUp] = ()
     system: str = ""
@@ -107,8 +109,10 @@ def in_daemons(tag: str, hosts: Sequence[str], *, known: Collection[str] = ()) -
     )
 
 
-def _asker(tag: str, identity: str) -> Callable[[Sequence[Message], AnswerLimits], Job[Asks]]:
-    def ask(messages: Sequence[Message], limits: AnswerLimits) -> Job[Asks]:
+def _asker(
+    tag: str, identity: str
+) -> Callable[[Sequence[Message], AnswerLimits, _Tools], Job[Asks]]:
+    def ask(messages: Sequence[Message], limits: AnswerLimits, tools: _Tools) -> Job[Asks]:
         asking = Asking(
             options={
                 "temperature": limits.temperature,
@@ -117,7 +121,7 @@ def _asker(tag: str, identity: str) -> Callable[[Sequence[Message], AnswerLimits
             },
             top_logprobs=TOP_LOGPROBS if limits.logprobs else None,
         )
-        call = calls.chat(tag, messages, asking, system=None, tools=None)
+        call = calls.chat(tag, messages, asking, system=None, tools=tools)
         return question(call, identity=identity)
 
     return ask
@@ -134,7 +138,7 @@ def behind_api(model: str, base_url: str) -> Respondent:
     """
     identity = digest_text(f"{base_url.rstrip('/')} {model}")
 
-    def ask(messages: Sequence[Message], limits: AnswerLimits) -> Job[Asks]:
+    def ask(messages: Sequence[Message], limits: AnswerLimits, tools: _Tools) -> Job[Asks]:
         call = chat_completion(
             model,
             messages,
@@ -142,6 +146,7 @@ def behind_api(model: str, base_url: str) -> Respondent:
             temperature=limits.temperature,
             seed=limits.seed,
             top_logprobs=TOP_LOGPROBS if limits.logprobs else None,
+            tools=tools,
         )
         return question(call, identity=identity)
 

@@ -12,8 +12,9 @@ count of the prompt's tokens tells, because it grows by one over a token that bo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ollama_bridge.answer_text import THOUGHT_END, behind_prompt
 from ollama_bridge.client import AsyncClient
@@ -54,12 +55,14 @@ class Passage:
         answer: Its text.
         places: In order.
         lead: Blanks that the student's first token has in front: its template's, not the answer's.
+        tools: What the conversation offers.
     """
 
     messages: tuple[Message, ...]
     answer: str
     places: tuple[Place, ...]
     lead: bytes = b""
+    tools: Sequence[Mapping[str, Any]] = ()
 
     @property
     def prefixes(self) -> tuple[int, ...]:
@@ -122,6 +125,7 @@ def score(tag: str, passage: Passage, *, identity: str) -> list[Part]:
 def _ask(tag: str, passage: Passage, prefixes: Sequence[int], *, identity: str) -> Job[AsyncClient]:
     # Its places are not needed any more.
     messages, answer, has_lead = passage.messages, passage.answer, passage.lead != b""
+    tools = list(map(dict, passage.tools))
     content = {
         "version": 2,  # of what is sent; 2: thoughts go on where the prompt opens one
         "messages": [message.to_dict() for message in messages],
@@ -130,16 +134,18 @@ def _ask(tag: str, passage: Passage, prefixes: Sequence[int], *, identity: str) 
         "identity": identity,
         "tag": tag,
         **({"blanks": "as the teacher's template has them"} if has_lead else {}),
+        **({"tools": tools} if tools else {}),
     }
 
     async def run(client: AsyncClient) -> JSONRecord:
         # As it would have been asked for this answer: with its thought, or for none.
         think = None if THOUGHT_END in answer else False
-        prompt = await client.render(tag, messages, think=think)
+        prompt = await client.render(tag, messages, think=think, tools=tools)
         blanks = ""
         if has_lead:
             answered = [*messages, Message("assistant", answer)]
-            blanks = _between(prompt, answer, await client.render(tag, answered, think=think))
+            rendered = await client.render(tag, answered, think=think, tools=tools)
+            blanks = _between(prompt, answer, rendered)
         found = [
             await client.next_token(
                 tag, behind_prompt(prompt + blanks if prefix else prompt, answer, length=prefix)

@@ -20,6 +20,7 @@ ThinkingMode = Literal["strip", "keep", "shorten"]
 
 KEPT = "kept"
 CUT, EMPTY, LOOPING = "cut at the limit", "empty", "looping"
+NOT_OFFERED = "calls of tools that are not offered"
 THINKING_WITHIN = "tags of thinking in the answer"
 THINKING_LOOPS, THINKING_MISSING, WRONG = "looping thinking", "without thinking", "wrong answer"
 

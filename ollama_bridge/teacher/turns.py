@@ -131,6 +131,8 @@ class SplitReader:
         record: JSONRecord | None,
     ) -> Turn:
         answer = example.messages[place].content
+        if example.messages[place].calls:  # a daemon shows no tokens of a call
+            return Turn(tokens, (None,) * len(tokens), None)
         spans = spans_of(tokens, answer, self._vocabulary)
         known: Sequence[Distribution | None] = (None,) * len(tokens)
         if record is not None:
@@ -145,7 +147,7 @@ class SplitReader:
         if not places:
             return Turn(tokens, tuple(known), None)
         lead = lead_of(spans, self._vocabulary)
-        passage = Passage(example.messages[:place], answer, tuple(places), lead)
+        passage = Passage(example.messages[:place], answer, tuple(places), lead, example.tools)
         return Turn(tokens, tuple(known), passage)
 
     def _known(

@@ -136,7 +136,7 @@ def carry(
     probed = spread_out(split.encoded.examples)[:_PROBED_EXAMPLES]
     shown = [split.examples[row] for row in sorted(one.row for one in probed)]
     texts = [
-        message.content
+        message.text
         for example in shown
         for message in example.messages
         if message.role == "assistant"

@@ -14,11 +14,11 @@ from ollama_bridge.client.jobs.records import reply_from_record
 from ollama_bridge.client.values import Reply
 from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import DaemonError
-from ollama_bridge.examples import Example, Message
+from ollama_bridge.examples import Call, Example, Message
 from ollama_bridge.recipe.config import TeacherSection
 from ollama_bridge.teacher.replies import brings_what_is_learnt
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent
-from ollama_bridge.teacher.traces import KEPT, WRONG, judge, with_thinking
+from ollama_bridge.teacher.traces import EMPTY, KEPT, NOT_OFFERED, WRONG, judge, with_thinking
 from ollama_bridge.teacher.unusable import REFUSED, no_distribution, nothing_usable, set_aside
 
 _TRIAL_REPLIES = 50  # without one answer among them nothing more is asked
@@ -61,7 +61,7 @@ class Writing:
 
     def is_asked(self, example: Example, *, split: str) -> bool:
         """Gold answers are written again for training only: scores are taken on them."""
-        if example.messages[-1].role == "user":
+        if example.is_open:
             return True
         return self.settings.rewrite and split != "test"
 
@@ -74,7 +74,7 @@ class Writing:
             seed=int(digest_text(f"{self._seed}/{example.id}")[:7], 16),
             logprobs=self.logprobs,
         )
-        return self.respondent.ask(example.prompt, limits)
+        return self.respondent.ask(example.prompt, limits, example.tools)
 
     def nothing_usable(self, where: str, outcomes: Counter[str]) -> DaemonError:
         """The error where nobody can learn from any reply."""
@@ -99,7 +99,18 @@ class Writing:
         text = with_thinking(
             answer, thinking, mode=settings.thinking, max_words=settings.thinking_words
         )
-        return verdict, with_answer(example, text)
+        if not reply.tool_calls:
+            return verdict, with_answer(example, text)
+        offered = {tool["function"]["name"] for tool in example.tools}
+        if verdict == EMPTY:  # it says nothing, and calls
+            verdict = KEPT
+        if verdict == KEPT and not offered.issuperset(one.name for one in reply.tool_calls):
+            verdict = NOT_OFFERED
+        # Ids are drawn anew for each call: there is nothing to learn in them.
+        calls = tuple(
+            Call(one.name, dict(sorted(one.arguments.items()))) for one in reply.tool_calls
+        )
+        return verdict, with_answer(example, text, calls)
 
 
 class Trial:
@@ -144,9 +155,9 @@ class Trial:
         raise no_distribution(name, replies, self._writing.settings)
 
 
-def with_answer(example: Example, answer: str) -> Example:
+def with_answer(example: Example, answer: str, calls: tuple[Call, ...] = ()) -> Example:
     """The example, ending on this answer."""
-    return replace(example, messages=(*example.prompt, Message("assistant", answer)))
+    return replace(example, messages=(*example.prompt, Message("assistant", answer, calls)))
 
 
 def _is_answered_by_label(example: Example) -> bool:

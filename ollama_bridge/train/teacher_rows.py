@@ -227,7 +227,7 @@ def _answers(examples: Sequence[Example], learnt: Sequence[EncodedExample]) -> l
     """Some answers, of all labels."""
     probed = spread_out(learnt)[:_PROBED_EXAMPLES]
     return [
-        message.content
+        message.text
         for row in sorted(one.row for one in probed)
         for message in examples[row].messages
         if message.role == "assistant"
