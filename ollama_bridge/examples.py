@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,6 +15,8 @@ from ollama_bridge.errors import DataError
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+_PART = " answer "  # in the id of an example that is the beginning of another
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,23 @@ class Example:
     def is_open(self) -> bool:
         """Whether its last answer is still to be written."""
         return not self.messages or self.messages[-1].role != "assistant"
+
+    def up_to_each_answer(self) -> Iterator[Example]:
+        """The same, ending on each of its answers in turn; the last is all of it.
+
+        What is known of the right answer (``label``) is known of the last.
+        """
+        places = [place for place, one in enumerate(self.messages, 1) if one.role == "assistant"]
+        for number, place in enumerate(places, start=1):
+            if place < len(self.messages):
+                part, messages = f"{self.id}{_PART}{number}", self.messages[:place]
+                yield replace(self, id=part, messages=messages, label=None)
+        yield self
+
+    @property
+    def is_part(self) -> bool:
+        """Whether another goes on where it ends, see :meth:`up_to_each_answer`."""
+        return _PART in self.id
 
     def to_json(self) -> str:
         """One line of a corpus file."""

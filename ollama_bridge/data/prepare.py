@@ -91,12 +91,14 @@ def prepare(
                 name: {"sha256": work.inputs[name], "size_bytes": path.stat().st_size}
                 for name, path in inputs.files.items()
             }
+            facts: dict[str, object] = {}
             for name in SPLITS:
-                write_examples(
-                    draft.path / f"{name}.jsonl", (candidate.example for candidate in parts[name])
-                )
+                examples = (candidate.example for candidate in parts[name])
+                # What is scored is asked for answer by answer anyway, or for the last alone.
+                if data.each_answer and task.kind == "reply" and name != "test":
+                    examples = (part for one in examples for part in one.up_to_each_answer())
+                facts[name] = write_examples(draft.path / f"{name}.jsonl", examples)
             write_json_atomic(draft.path / "card.json", card)
-            facts: dict[str, object] = {str(name): len(parts[name]) for name in SPLITS}
             if offered := sum(bool(one.example.tools) for part in parts.values() for one in part):
                 facts["with_tools"] = offered
             if inputs.packages:
@@ -125,8 +127,8 @@ class _Inputs:
 
 def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Work:
     """What decides the corpus."""
-    # A key that came later: without it corpora are the ones that they were.
-    later = set() if data.split_col else {"split_col"}
+    # Keys that came later: without them corpora are the ones that they were.
+    later = {name for name in ("split_col", "each_answer") if not getattr(data, name)}
     return Work(
         kind=Corpus.kind,
         stage=_STAGE,

@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,6 @@ from ollama_bridge.evaluation.given_answers import score_json
 from ollama_bridge.evaluation.metrics import Interval, share_right
 from ollama_bridge.examples import Call, Example, Message
 
-_PART = " answer "  # in the id of what is asked for an answer that is not the last
 # What belongs to the JSON of a call in front of its name: brackets, and the key.
 _BEGUN = re.compile(r"""[\[{"\s]*(?:\w+"\s*:\s*"?)?\Z""")
 _ASKED = Message("user", "Hi")
@@ -31,19 +30,15 @@ _ASKED = Message("user", "Hi")
 
 def each_answer(examples: Iterable[Example]) -> list[Example]:
     """What is asked: of conversations with tools every answer, of others the last."""
-    found = []
+    found: list[Example] = []
     for example in examples:
-        places = [n for n, turn in enumerate(example.messages, 1) if turn.role == "assistant"]
-        for number, place in enumerate(places[:-1] if example.tools else (), start=1):
-            part = f"{example.id}{_PART}{number}"
-            found.append(replace(example, id=part, messages=example.messages[:place], label=None))
-        found.append(example)
+        found += example.up_to_each_answer() if example.tools else [example]
     return found
 
 
 def whole_conversations(asked: Sequence[Example]) -> list[Example]:
     """Those of :func:`each_answer` that are not the beginning of another."""
-    return [example for example in asked if _PART not in example.id]
+    return [example for example in asked if not example.is_part]
 
 
 def as_said(text: str, calls: Iterable[Call]) -> str:

@@ -105,6 +105,11 @@ class DataSection(Section):
         default=None,
         description="Column (messages: field) of the split: train, validation or test.",
     )
+    each_answer: bool = Field(
+        default=False,
+        description="messages: learn a conversation up to each of its answers, for chat templates "
+        "of which else the last alone would be learnt.",
+    )
     label_map: Mapping[str, str] = Field(
         default_factory=dict, description="Label as written in the file -> label of the task."
     )
@@ -151,6 +156,8 @@ class DataSection(Section):
             raise ValueError(f"path: a {self.source} source needs a file (or pass --data FILE)")
         if self.split_col and self.source not in ("table", "messages"):
             raise ValueError(f"split_col: a {self.source} source has no such column")
+        if self.each_answer and self.source != "messages":
+            raise ValueError(f"each_answer: texts of a {self.source} source have one answer")
         return self
 
 

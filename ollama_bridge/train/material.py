@@ -241,8 +241,8 @@ def _tell_unlearnt(
         message = (
             f"{len(given - learnt)} of {len(given)} answers are not learnt: the chat template "
             "renders all but the last of a conversation differently from what a model writes "
-            "(without their thoughts or ends); a line of the data for each, with all turns before "
-            "it, teaches them"
+            "(without their thoughts or ends); for conversations of a file of yours prepare or "
+            "build with --set data.each_answer=true teaches them"
         )
         reporter.emit(Note(stage, "warning", message))
 

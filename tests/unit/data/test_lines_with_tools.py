@@ -308,3 +308,25 @@ def test_a_file_without_tools_has_the_key_that_it_had(tmp_path: Path) -> None:
         corpus = prepare(data, REPLY, seed=1, out_dir=folder / "corpus")
         settings.append(corpus.manifest.work.settings)
     assert settings[0].keys() - settings[1].keys() == {"tools"}
+
+
+def test_each_answer_can_be_learnt_by_itself(tmp_path: Path) -> None:
+    """For Qwen3's template, which forgets past thoughts; what is scored stays whole."""
+    talks = [
+        line({**ASKED, "content": f"Light {n}, {word}"}, CALLS, RESULT, DONE)
+        for n, word in enumerate(("hall", "attic", "porch", "cellar", "garage", "kitchen") * 5)
+    ]
+    path = write(tmp_path, talks)
+    kept = {"near_duplicates": "keep"}
+    whole = prepare(section(path, **kept), REPLY, seed=1, out_dir=tmp_path / "whole")
+    each = prepare(
+        section(path, each_answer=True, **kept), REPLY, seed=1, out_dir=tmp_path / "each"
+    )
+    assert "each_answer" not in str(whole.manifest.work.settings)
+    first, second, *_ = read_examples(each.split_path("train"))
+    assert first.id == f"{second.id} answer 1"
+    assert first.messages == second.messages[:2]
+    assert (first.is_part, second.is_part) == (True, False)
+    for name, factor in (("train", 2), ("validation", 2), ("test", 1)):
+        assert each.manifest.facts[name] == factor * int(str(whole.manifest.facts[name]))
+    assert whole.split_path("test").read_bytes() == each.split_path("test").read_bytes()
