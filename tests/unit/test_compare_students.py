@@ -41,6 +41,19 @@ def script() -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
+def test_what_an_arm_cost_is_held_against_the_base_arm_of_the_same_seeds(
+    script: ModuleType,
+) -> None:
+    costs = {"kd-0": (9.0, 10.0), "kd-1": (9.0, 20.0), "live-1": (30.0, 40.0), "live-2": (1.0, 8.0)}
+    assert script.spent_by("live", [0, 1, 2], costs) == {
+        "wall_s": 16,
+        "cpu_s": 24,
+        "cpu_to_base": 2.0,  # of seed 1, which both have
+    }
+    assert script.spent_by("live", [2], {"live-2": (1.0, 8.0)}) == {"wall_s": 1, "cpu_s": 8}
+    assert script.spent_by("live", [0], costs) == {}
+
+
 @pytest.mark.parametrize(("manner", "ends"), [("plain", "each by itself"), ("instruct", None)])
 def test_where_other_tokens_are_learnt_than_once_nothing_of_then_is_found(
     script: ModuleType, manner: str, ends: str | None, tmp_path: Path
