@@ -22,6 +22,7 @@ from ollama_bridge.train.peft_names import (
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
+    quantized_only_where_asked,
     set_peft_model_state_dict,
 )
 
@@ -80,7 +81,8 @@ def add_lora(model: CausalModel, settings: LoraSection, *, seed: int) -> Adapted
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
             torch.manual_seed(seed)
-            adapted = get_peft_model(model, config)
+            with quantized_only_where_asked():
+                adapted = get_peft_model(model, config)
     except ValueError as exc:
         raise TrainingError(
             f"LoRA cannot be added to this model: {exc}", hint="correct lora.targets"

@@ -311,13 +311,22 @@ def test_qlora_without_its_backend_says_what_to_do(
 def test_bitsandbytes_is_imported_for_qlora_alone_and_without_code_from_the_hub(
     tmp_path: Path,
 ) -> None:
-    """Where the package is there that would get such code; and nobody is told to install it."""
+    """Where the package is there that would get such code; and nobody is told to install it.
+
+    A model gets an adapter before: for that PEFT would import it, too.
+    """
     (tmp_path / "kernels.py").write_text(
         "def get_kernel(*_, **__):\n    raise SystemExit('code from the Hub')\n"
     )
     script = (
         "import sys\n"
-        "import ollama_bridge.train.adapted_products, ollama_bridge.train.lora\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "import ollama_bridge.train.adapted_products\n"
+        "from ollama_bridge.recipe.training import LoraSection\n"
+        "from ollama_bridge.train.lora import add_lora\n"
+        "sizes = {'vocab_size': 8, 'hidden_size': 8, 'intermediate_size': 8}\n"
+        "config = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=1)\n"
+        "add_lora(LlamaForCausalLM(config), LoraSection(r=2), seed=0)\n"
         "assert 'bitsandbytes' not in sys.modules\n"
         "import kernels\n"
         "from ollama_bridge.train.qlora import check_backend\n"
