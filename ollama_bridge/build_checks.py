@@ -216,7 +216,7 @@ def check_tools_are_written(
     Args:
         tokenizer: The student's.
         corpus: All of its splits are rendered, where any line has tools.
-        reporter: Hears of tools that a tag will not take.
+        reporter: Hears of tools that a tag may not take.
 
     Raises:
         TrainingError: the chat template leaves them out, or refuses them.
@@ -235,8 +235,9 @@ def check_tools_are_written(
     template = chat_template_of(tokenizer)
     if template is not None and not decide(template).tools:
         message = (
-            "tools are learnt, but the tag will not take any: Ollama cannot be given what the "
-            "student's chat template writes for them"
+            "tools are learnt, but Go cannot express what the student's chat template writes for "
+            "them: the tag takes tools only if a RENDERER of Ollama's, or its own Jinja, is seen "
+            "to write them, which is tried behind training"
         )
         reporter.emit(Note("build", "warning", message))
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ollama_bridge.client import Client
 from ollama_bridge.conversion import Target, convert
+from ollama_bridge.evaluation.held_out import teaches_thoughts
 from ollama_bridge.quantization.sizes import parse_size
 from ollama_bridge.recipe.config import Recipe
 from ollama_bridge.reference import noise_types_of
+from ollama_bridge.renderer_choice import Chooser, with_values
 from ollama_bridge.reporting import Reporter
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, GGUFFile
+from ollama_bridge.template.authority import THINKING, TOOLS
 
 
 def export(
@@ -42,6 +47,59 @@ def export(
     out_dir = run_dir / "student-budget"
     gguf = convert(student, target=target, corpus=corpus, out_dir=out_dir, reporter=reporter)
     yield budget_tag_of(recipe), gguf
+
+
+def with_proving_values(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    client: Client,
+    out_dir: Path,
+    reporter: Reporter,
+) -> Checkpoint:
+    """A model with the values that prove its tag, for who renders the tag's prompts.
+
+    What was trained just now has them; others, and those for what of Ollama's own gives back what
+    a Go template loses, are computed.
+
+    Args:
+        recipe: What is built.
+        checkpoint: Teacher or student.
+        corpus: What it was trained on.
+        client: Speaks to the daemon that is to serve it.
+        out_dir: Folder of the values, in that of the run.
+        reporter: Hears of progress.
+
+    Raises:
+        DaemonError: the daemon could not answer, or nothing in its version renders the chat
+            template.
+        ModelError: the checkpoint cannot be loaded, or memory is short.
+    """
+    chooser = Chooser(
+        client=client,
+        out_dir=out_dir.parent / "renderers",
+        reporter=reporter,
+        needed=lambda: _taught(corpus),
+    )
+    return with_values(
+        checkpoint,
+        system=recipe.task.system,
+        labels=recipe.task.labels,
+        noise_types=noise_types_of_files(recipe),
+        chooser=chooser if recipe.modelfile.template == "auto" else None,
+        out_dir=out_dir,
+        reporter=reporter,
+    )
+
+
+def _taught(corpus: Corpus) -> tuple[str, ...]:
+    """Of tools and thinking, what the training split has."""
+    with corpus.split_path("train").open(encoding="utf-8") as lines:
+        tools = any(json.loads(line).get("tools") for line in lines)
+    return (
+        *((TOOLS,) if tools else ()),
+        *((THINKING,) if teaches_thoughts(corpus) else ()),
+    )
 
 
 def noise_types_of_files(recipe: Recipe) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from ollama_bridge.client import Client
 from ollama_bridge.errors import ConfigError, ModelError
 from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
-from ollama_bridge.packaging.renderer import renderer_of
 from ollama_bridge.reference import noise_types_of
+from ollama_bridge.renderer_choice import renderer_of
 from ollama_bridge.reporting import NullReporter, Reporter
 from ollama_bridge.run_folder import hold_run, tag_file_name
 from ollama_bridge.template.authority import Served, decide

@@ -329,7 +329,7 @@ class _Build:
         """The proven tags, each registered as soon as its file is there; the main one first."""
         from ollama_bridge.export import export
 
-        student = self.with_values(student, "student-values")
+        student = self.with_values(student, corpus, "student-values")
         files = export(self.recipe, student, corpus, self.run_dir, self.reporter)
         return tuple(self.register(gguf, tag) for tag, gguf in files)
 
@@ -342,7 +342,7 @@ class _Build:
 
         if not self.recipe.evaluate.served:
             return None
-        teacher_tag = self.serve_teacher(teacher)
+        teacher_tag = self.serve_teacher(teacher, corpus)
         tags = {} if teacher_tag is None else {TEACHER: teacher_tag}
         return evaluate_served(
             {**tags, STUDENT: student.tag},
@@ -354,7 +354,7 @@ class _Build:
             reporter=self.reporter,
         )
 
-    def serve_teacher(self, teacher: _Teacher | None) -> str | None:
+    def serve_teacher(self, teacher: _Teacher | None, corpus: Corpus) -> str | None:
         """The tag of the teacher at the student's type, so that they differ in nothing else.
 
         Where its weights are not at hand, the daemon's own model gets the tag. None: the daemon in
@@ -375,25 +375,20 @@ class _Build:
             asked = section.model.removeprefix("ollama:")
             self.client.create({"model": tag, "from": asked, "system": self.recipe.task.system})
             return tag
-        checkpoint = self.with_values(teacher.tuned, "teacher-values")
+        checkpoint = self.with_values(teacher.tuned, corpus, "teacher-values")
         gguf_type = self.recipe.export.types[0]
         out_dir = self.run_dir / f"teacher-{gguf_type}"
         gguf = convert(checkpoint, type=gguf_type, out_dir=out_dir, reporter=self.reporter)
         self.register(gguf, tag)
         return tag
 
-    def with_values(self, checkpoint: Checkpoint, folder: str) -> Checkpoint:
-        """A model with the values that prove its tag: what was trained just now has them."""
-        from ollama_bridge.export import noise_types_of_files
-        from ollama_bridge.models.reference.values import with_reference_values
+    def with_values(self, checkpoint: Checkpoint, corpus: Corpus, folder: str) -> Checkpoint:
+        """A model with the values that prove its tag, for who renders the tag's prompts."""
+        from ollama_bridge.export import with_proving_values
 
-        return with_reference_values(
-            checkpoint,
-            system=self.recipe.task.system,
-            labels=self.recipe.task.labels,
-            noise_types=noise_types_of_files(self.recipe),
-            out_dir=self.run_dir / folder,
-            reporter=self.reporter,
+        recipe, client, run_dir = self.recipe, self.client, self.run_dir
+        return with_proving_values(
+            recipe, checkpoint, corpus, client, run_dir / folder, self.reporter
         )
 
     def register(self, gguf: GGUFFile, tag: str) -> RegisteredModel:

@@ -199,7 +199,9 @@ class ServedTemplate(_Value):
         capabilities: Of ``tools`` and ``thinking``, those that the tag has.
         conversations: How many the proof compared.
         renderer: RENDERER of the tag.
-        parser: PARSER of the tag.
+        parser: PARSER of the tag; without a RENDERER its prompts are Go's.
+        lost: Of ``tools``, ``thinking`` and ``tool calls``, those that the chat template has
+            and the tag has not: calls are lost where they stay in the text of answers.
     """
 
     authority: Literal["template", "jinja", "renderer"]
@@ -209,13 +211,18 @@ class ServedTemplate(_Value):
     conversations: int = Field(ge=0)
     renderer: str | None = None
     parser: str | None = None
+    lost: tuple[str, ...] = ()
 
     @model_serializer(mode="wrap")
     def _as_it_was(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a renderer there is no word of one, as in values that were written before."""
+        """Of what is as it nearly always is there is no word, as in values written before."""
         written: dict[str, Any] = write(self)
         if self.renderer is None:
-            del written["renderer"], written["parser"]
+            del written["renderer"]
+        if self.parser is None:
+            del written["parser"]
+        if not self.lost:
+            del written["lost"]
         return written
 
 

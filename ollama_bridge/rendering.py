@@ -64,7 +64,7 @@ def render(
         template=reference.template.go if reference.template is not None else None,
     )
     served = reference.template
-    if name != "auto" or served is None or served.renderer is None:
+    if name != "auto" or served is None:
         return modelfile
     return replace(modelfile, renderer=served.renderer, parser=served.parser)
 

@@ -65,6 +65,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "length_checks",
         }
     ),
+    frozenset({"renderer_choice"}),
     frozenset(
         {
             "build_checks",

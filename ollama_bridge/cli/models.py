@@ -28,8 +28,8 @@ AdapterOption = Annotated[
 RendererOption = Annotated[
     bool,
     typer.Option(
-        help="If a Go template would lose tools or thinking, use a built-in RENDERER of Ollama, "
-        "or its own Jinja, that is proven equal."
+        help="If a Go template would lose tools, calls or thinking, use a built-in RENDERER or "
+        "PARSER of Ollama, or its own Jinja, that is seen to be right."
     ),
 ]
 
@@ -141,7 +141,8 @@ def template(
         return
     if served.go is not None:
         output.data(served.go)
-    offered = ["tools"] if served.tools else []
+    tools = "tools" if served.reads_calls else "tools (calls as part of the answer)"
+    offered = [tools] if served.tools else []
     if served.thinking:
         offered.append("thinking" if served.splits_thinking else "thinking (as part of the answer)")
     output.say(f"{served.reason}; offers {' and '.join(offered) or 'neither tools nor thinking'}")

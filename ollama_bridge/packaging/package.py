@@ -16,7 +16,6 @@ from ollama_bridge.extras import require_training_extra
 from ollama_bridge.modelfile import check_tag
 from ollama_bridge.models.sources.references import parse_reference
 from ollama_bridge.packaging.probes import Probes, find_probes, find_values
-from ollama_bridge.packaging.renderer import find_renderer
 from ollama_bridge.packaging.settings import (
     IN_OLLAMA,
     check_replaces_no_source,
@@ -29,6 +28,7 @@ from ollama_bridge.publishing.papers import read_license, write_card
 from ollama_bridge.publishing.publication import check_publication, publish, publish_command
 from ollama_bridge.quantization.file_types import parse
 from ollama_bridge.reference import ReferenceValues, noise_types_of
+from ollama_bridge.renderer_choice import Chooser, with_values
 from ollama_bridge.reporting import JSONLReporter, Note, NullReporter, Reporter, TeeReporter
 from ollama_bridge.run_folder import EVENTS_NAME, hold_run, tag_file_name
 from ollama_bridge.storage.artifacts import (
@@ -38,7 +38,6 @@ from ollama_bridge.storage.artifacts import (
     GGUFFile,
     RegisteredModel,
 )
-from ollama_bridge.template.authority import NativeJinja, Renderer
 
 if TYPE_CHECKING:
     from ollama_bridge.conversion import Target
@@ -85,8 +84,8 @@ def package(
         target: A quality budget or a size (``conversion.Target``), instead of ``gguf_type``.
         corpus: Its held-out texts are what a target is measured on; None: the model's own answers.
         imatrix: An importance matrix for types of blocks, in a format of llama.cpp.
-        renderer: Where Go loses tools or thinking of the chat template, let code of Ollama's own
-            render it, or its Jinja, if one is seen to render it right.
+        renderer: Where Go loses tools, calls or thinking of the chat template, let code of Ollama's
+            own render it or read its answers, or its Jinja, if one is seen to do it right.
         force: Keep a model whose proof fails, under ``TAG-unverified``.
         link: Hard-link the GGUF into the daemon's store where that is ours, instead of uploading.
         publish_to: Publish the proven tag there: ``REGISTRY/NAMESPACE/NAME:TAG``.
@@ -182,11 +181,9 @@ class _Package:
             of_source=None if source_tag is None else source_tag.system,
             reporter=self.reporter,
         )
-        source = self.with_values(whole, probes)
+        source = self.with_values(whole, probes, may_use_renderer=lora is None)
         if parts is not None and lora is not None:
             source = base_with_values(parts[1], source, out_dir=self.run_dir / "base")
-        else:
-            source = self.with_renderer(whole, source, probes)
         gguf = self.convert(source)
         return self.register(gguf, lora, probes, source_tag)
 
@@ -271,38 +268,26 @@ class _Package:
         return source_tag
 
     def with_values(
-        self,
-        checkpoint: Checkpoint,
-        probes: Probes,
-        *,
-        renderer: Renderer | NativeJinja | None = None,
+        self, checkpoint: Checkpoint, probes: Probes, *, may_use_renderer: bool
     ) -> Checkpoint:
-        """The checkpoint with what the proof compares."""
-        from ollama_bridge.models.reference.values import with_reference_values
-
-        return with_reference_values(
+        """The checkpoint with what the proof compares, for who renders the tag's prompts."""
+        chooser = Chooser(
+            client=self.client,
+            out_dir=self.run_dir / "renderers",
+            reporter=self.reporter,
+            ensure_daemon=self.ensure_daemon,
+        )
+        may_use_renderer &= self.may_use_renderer and self.settings.template == "auto"
+        return with_values(
             checkpoint,
             system=probes.system,
             labels=probes.labels,
-            renderer=renderer,
-            out_dir=self.run_dir / ("checkpoint" if renderer is None else "checkpoint-renderer"),
             # A file whose types are chosen one by one records its own noise.
             noise_types=noise_types_of(self.gguf_type) if self.target is None else (),
+            chooser=chooser if may_use_renderer else None,
+            out_dir=self.run_dir / "checkpoint",
             reporter=self.reporter,
         )
-
-    def with_renderer(
-        self, checkpoint: Checkpoint, source: Checkpoint, probes: Probes
-    ) -> Checkpoint:
-        """The checkpoint for what of Ollama's own renders what Go loses, if there is such."""
-        if not self.may_use_renderer or self.settings.template != "auto":
-            return source
-        renderer = find_renderer(
-            source, self.client, ensure_daemon=self.ensure_daemon, reporter=self.reporter
-        )
-        if renderer is None:
-            return source
-        return self.with_values(checkpoint, probes, renderer=renderer)
 
     def convert(self, source: Checkpoint) -> GGUFFile:
         """The file that is served."""

@@ -16,6 +16,10 @@ from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.probing import find_dropped_tags
 
 _QUESTION = Message("user", "Hi")
+CALLS_STAY = (
+    "a tool call stays in the text of an answer: Ollama finds calls whose arguments are JSON, "
+    "which this chat template writes one by one (a PARSER may find them)"
+)
 
 
 def unseparated(template: ChatTemplate, format_: Format) -> list[str]:
@@ -27,10 +31,7 @@ def unseparated(template: ChatTemplate, format_: Format) -> list[str]:
             "template does not say how a call is written"
         )
     if format_.calls is not None and format_.notation.arguments is not None:
-        found.append(
-            "a tool call stays in the text of an answer: Ollama finds calls whose arguments are "
-            "JSON, which this chat template writes one by one (a PARSER may find them)"
-        )
+        found.append(CALLS_STAY)
     thinking = format_.thinking
     if thinking is not None:
         asked = template.render(Conversation((_QUESTION,), think=True))

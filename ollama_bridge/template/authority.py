@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ollama_bridge.errors import TemplateError
-from ollama_bridge.template.answers import splits_thinking
+from ollama_bridge.template.answers import CALLS_STAY, splits_thinking
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
@@ -32,6 +31,7 @@ from ollama_bridge.template.words import cuts_thoughts, names_thinking, names_to
 from ollama_bridge.template.writer import write
 
 Authority = Literal["template", "jinja", "renderer"]
+TOOLS, THINKING, CALLS = "tools", "thinking", "tool calls"
 _SHOWN = 60  # characters of a prompt in a message
 _HANDED_ON = (
     "a tool's definition has its keys in Ollama's order, required before properties, and an empty "
@@ -70,6 +70,20 @@ class NativeJinja:
 
 
 @dataclass(frozen=True)
+class AnswerParser:
+    """Code of Ollama's own that reads the answers of a tag whose prompts Go renders.
+
+    Attributes:
+        parser: Of PARSER.
+    """
+
+    parser: str
+
+
+OllamasOwn = Renderer | NativeJinja | AnswerParser
+
+
+@dataclass(frozen=True)
 class Served:
     """How a tag has to render, and what is known of it.
 
@@ -81,6 +95,7 @@ class Served:
         tools: Whether requests may offer tools.
         thinking: Whether requests may ask for thinking, or for none.
         splits_thinking: Whether an answer's thinking is told from the answer.
+        reads_calls: Whether an answer's tool calls are told from its text, as far as that is known.
         conversations: How many were compared.
         differences: What renders differently, in words.
     """
@@ -93,6 +108,7 @@ class Served:
     splits_thinking: bool
     conversations: int
     differences: tuple[str, ...]
+    reads_calls: bool = True
 
 
 def decide(template: ChatTemplate) -> Served:
@@ -147,6 +163,7 @@ def _decide(source: str, special: tuple[tuple[str, str], ...], *, adds_bos: bool
             *(("the chat template takes texts as lists of parts",) if template.takes_parts else ()),
             *proof.differences,
         ),
+        reads_calls=CALLS_STAY not in proof.differences,
     )
 
 
@@ -199,16 +216,25 @@ def _unopened(template: ChatTemplate) -> tuple[str, ...]:
     )
 
 
-def lost_by(template: ChatTemplate, capabilities: Collection[str]) -> tuple[str, ...]:
-    """Of tools and thinking, what the chat template has and a tag of these capabilities has not."""
-    able = {"tools": takes_tools(template), "thinking": shows_thinking(template)}
-    return tuple(name for name, has in able.items() if has and name not in capabilities)
+def lost_by(template: ChatTemplate, served: Served) -> tuple[str, ...]:
+    """What the chat template has and a tag has not: tools, thinking, or calls in its answers.
+
+    Calls are lost where they stay in the text.
+    """
+    found = {
+        TOOLS: takes_tools(template) and not served.tools,
+        THINKING: shows_thinking(template) and not served.thinking,
+        CALLS: served.tools and not served.reads_calls,
+    }
+    return tuple(name for name, is_lost in found.items() if is_lost)
 
 
-def served_by(template: ChatTemplate, found: Renderer | NativeJinja) -> Served:
-    """A tag whose prompts Ollama renders by itself, and was seen to do it right."""
+def served_by(template: ChatTemplate, found: OllamasOwn) -> Served:
+    """A tag that Ollama serves by code of its own, or its own Jinja, as it was seen to do right."""
     if isinstance(found, Renderer):
         return _by_renderer(template, found)
+    if isinstance(found, AnswerParser):
+        return _with_parser(decide(template), found.parser)
     why = (
         f"it was seen to render as transformers does in {found.conversations} conversations, and "
         "Go cannot express all of it"
@@ -238,6 +264,19 @@ def _by_daemon(template: ChatTemplate, why: str, *, conversations: int) -> Serve
             *_unclear(template),
             *_unopened(template),
         ),
+    )
+
+
+def _with_parser(served: Served, parser: str) -> Served:
+    """What Go renders, and a parser of Ollama's own reads."""
+    others = tuple(one for one in served.differences if one != CALLS_STAY)
+    said = f"Ollama's own parser {parser!r} decides what in an answer is a tool call"
+    return replace(
+        served,
+        reason=f"{served.reason}, and Ollama's own parser {parser!r} finds the calls in answers",
+        splits_thinking=served.thinking,
+        reads_calls=True,
+        differences=(*others, said),
     )
 
 

@@ -12,33 +12,27 @@ from collections.abc import Collection, Iterator
 
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.era import NO_JINJA, has_limit
-from ollama_bridge.errors import DaemonError, RenderingHiddenError
-from ollama_bridge.template.answers import written_answer
+from ollama_bridge.errors import (
+    RenderingHiddenError,
+    RequestRejectedError,
+    RunnerCrashedError,
+)
 from ollama_bridge.template.authority import NativeJinja
 from ollama_bridge.template.comment import with_comment
-from ollama_bridge.template.conversation import Call, Conversation, Message
+from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.probing import shows_thinking
 from ollama_bridge.template.words import names_thinking
-from ollama_bridge.verify.blank_gguf import Blank
-from ollama_bridge.verify.trials import TRIAL, conversations, is_rendered, make, send, trials
-
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "look_up",
-        "description": "Look it up.",
-        "parameters": {
-            "type": "object",
-            "required": ["word"],
-            "properties": {"word": {"type": "string", "description": "The word."}},
-        },
-    },
-}
-_CALL = Call("look_up", {"word": "teapot"}, "a1B2c3D4e")
-_QUESTION = Message("user", "What is it?")
-_THOUGHT, _ANSWER = "Let me see.", "Five."
-_MOST_TOKENS = 400  # that an answer may have; it has some dozen
+from ollama_bridge.verify.readings import WORD, Reading, blank_of
+from ollama_bridge.verify.trials import (
+    TRIAL,
+    UNKNOWN,
+    conversations,
+    is_rendered,
+    make,
+    send,
+    trials,
+)
 
 
 def find_native_jinja(
@@ -49,7 +43,8 @@ def find_native_jinja(
     Args:
         client: Speaks to the daemon.
         template: The chat template.
-        lost: Of tools and thinking, what is looked for: one of them is enough.
+        lost: Of tools and thinking, what is looked for: one of them is enough. Nothing: calls of
+            which Go alone makes nothing.
         kept: Of tools and thinking, what must be there as well.
 
     Returns:
@@ -61,38 +56,30 @@ def find_native_jinja(
     if has_limit(client.version(), NO_JINJA):
         return None
     wanted = list(_wanted(template, keeps_thoughts="thinking" in kept))
-    with trials(client):
-        make(client, send(client, _blank(template)))
-        able = client.show(TRIAL).capabilities
-        gained = [name for name in lost if name in able]
-        if not gained or not set(kept) <= set(able):
-            return None
-        try:
+    jinja = with_comment(template.source)
+    try:
+        with trials(client):
+            make(client, send(client, blank_of(template, jinja)))
+            able = client.show(TRIAL).capabilities
+            gained = not lost or any(name in able for name in lost)
+            if not gained or not set(kept) <= set(able):
+                return None
             if not all(is_rendered(client, asked, text) for asked, text in wanted):
                 return None
-        except RenderingHiddenError:
-            return None
-        if "tools" in able and not _reads(client, template, calls=True):
-            return None
-        if (
-            "thinking" in able
-            and shows_thinking(template)
-            and not _reads(client, template, calls=False)
-        ):
-            return None
+            if not all(_reads(client, template, one, jinja) for one in _readings(template, able)):
+                return None
+    except UNKNOWN:
+        raise
+    except (RenderingHiddenError, RequestRejectedError, RunnerCrashedError):
+        return None  # nothing can be seen, or llama.cpp makes nothing of the template
     return NativeJinja(len(wanted))
 
 
-def _blank(template: ChatTemplate, *, says: str = "", behind: str = "") -> Blank:
-    special = template.special
-    return Blank(
-        chat_template=with_comment(template.source),
-        bos=special.get("bos_token") or "<s>",
-        eos=special.get("eos_token") or "</s>",
-        adds_bos=template.adds_bos,
-        says=says,
-        behind=behind,
-    )
+def _readings(template: ChatTemplate, able: Collection[str]) -> Iterator[Reading]:
+    if "tools" in able:
+        yield Reading.of_call(template, WORD)
+    if "thinking" in able and shows_thinking(template):
+        yield Reading.of_thought(template)
 
 
 def _wanted(template: ChatTemplate, *, keeps_thoughts: bool) -> Iterator[tuple[Conversation, str]]:
@@ -111,28 +98,9 @@ def _wanted(template: ChatTemplate, *, keeps_thoughts: bool) -> Iterator[tuple[C
             continue
 
 
-def _reads(client: Client, template: ChatTemplate, *, calls: bool) -> bool:
-    """Whether a call, or a thought, that the template wrote is told from the answer."""
-    think = not calls if names_thinking(template.source) else None
-    asked = Conversation((_QUESTION,), (_TOOL,) if calls else (), think)
-    answer = Message("assistant", _ANSWER, thinking=_THOUGHT)
-    if calls:
-        answer = Message("assistant", "", calls=(_CALL,))
-    written = written_answer(template, asked, answer)
-    if not written or answer.thinking not in written:
+def _reads(client: Client, template: ChatTemplate, reading: Reading, jinja: str) -> bool:
+    """Whether what the template wrote is told from the answer."""
+    if not reading.written:
         return False
-    make(client, send(client, _blank(template, says=written, behind=template.render(asked))))
-    try:
-        reply = client.chat(
-            TRIAL,
-            _QUESTION.content,
-            think=think,
-            tools=asked.tools,
-            options={"num_predict": _MOST_TOKENS},
-        )
-    except DaemonError:  # llama.cpp makes nothing of it
-        return False
-    found = [(call.name, call.arguments) for call in reply.tool_calls]
-    wanted = [(call.name, call.arguments) for call in answer.calls]
-    said = reply.thinking.strip(), reply.text.strip()
-    return found == wanted and said == (answer.thinking, answer.content)
+    make(client, send(client, reading.blank(template, jinja)))
+    return reading.is_read(client)

@@ -22,7 +22,7 @@ from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.probing import shows_thinking
 from ollama_bridge.verify.blank_gguf import Blank
-from ollama_bridge.verify.trials import conversations, is_rendered, make, send, trials
+from ollama_bridge.verify.trials import UNKNOWN, conversations, is_rendered, make, send, trials
 
 # RENDERER and PARSER of 0.34.4; a daemon without one of them says so.
 _PARSERS: Mapping[str, str] = {
@@ -42,6 +42,8 @@ _PARSERS: Mapping[str, str] = {
     "gemma4-small": "gemma4",
     "gemma4-large": "gemma4",
 }
+# The same, and one that has no renderer beside it.
+PARSERS = tuple(dict.fromkeys([*_PARSERS.values(), "ministral"]))
 
 
 def find_renderer(client: Client, template: ChatTemplate) -> Renderer | None:
@@ -61,6 +63,8 @@ def find_renderer(client: Client, template: ChatTemplate) -> Renderer | None:
             for name, parser in _PARSERS.items():
                 try:
                     make(client, digest, renderer=name, parser=parser)
+                except UNKNOWN:
+                    raise
                 except (RequestRejectedError, RunnerCrashedError):
                     continue  # a daemon that does not know it may say so here, or when it is asked
                 if all(is_rendered(client, conversation, text) for conversation, text in wanted):

@@ -11,7 +11,15 @@ from typing import Any
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.tags import TRIALS
 from ollama_bridge.digests import digest_file
-from ollama_bridge.errors import ModelNotFoundError, OllamaBridgeError, RequestRejectedError
+from ollama_bridge.errors import (
+    DaemonBusyError,
+    DaemonTimeoutError,
+    DaemonUnreachableError,
+    ModelNotFoundError,
+    OllamaBridgeError,
+    RequestRejectedError,
+    StreamBrokenError,
+)
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.generation import Domain, fixed, random_ones
 from ollama_bridge.template.jinja import ChatTemplate
@@ -20,6 +28,8 @@ from ollama_bridge.template.probing import shows_thinking, takes_tools
 from ollama_bridge.verify.blank_gguf import Blank
 
 TRIAL = f"{TRIALS}trial"
+# After these nothing is known of what was tried.
+UNKNOWN = (DaemonBusyError, DaemonTimeoutError, DaemonUnreachableError, StreamBrokenError)
 _RANDOM_CONVERSATIONS = 40
 _NUM_CTX = 16384  # of bytes; nothing is cut off a prompt
 
@@ -65,6 +75,8 @@ def is_rendered(client: Client, conversation: Conversation, wanted: str) -> bool
     messages = [message.to_ollama() for message in conversation.messages]
     try:
         served = client.render(TRIAL, messages, think=conversation.think, tools=conversation.tools)
+    except UNKNOWN:
+        raise
     except RequestRejectedError:  # it has no tools, no thinking, or the daemon does not know it
         return False
     return served == wanted

@@ -28,7 +28,15 @@ from ollama_bridge.models.settings.json_files import read_json_object
 from ollama_bridge.models.settings.named_ends import is_special_in, named_ends
 from ollama_bridge.models.settings.stripping import follows_rule, stripping, without_stripping
 from ollama_bridge.reference import ServedTemplate, Special, Turn
-from ollama_bridge.template.authority import NativeJinja, Renderer, Served, decide, served_by
+from ollama_bridge.template.authority import (
+    NativeJinja,
+    OllamasOwn,
+    Renderer,
+    Served,
+    decide,
+    lost_by,
+    served_by,
+)
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import RefusedError
@@ -60,7 +68,7 @@ class TextSide:
         folder: Path,
         *,
         system: str | None,
-        renderer: Renderer | NativeJinja | None = None,
+        renderer: OllamasOwn | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.folder = folder
@@ -96,9 +104,9 @@ class TextSide:
     def served(self) -> ServedTemplate | None:
         """Who renders."""
         served = self._served
-        if served is None:
+        if served is None or self._template is None:
             return None
-        renderer = self._renderer if isinstance(self._renderer, Renderer) else None
+        own = self._renderer
         return ServedTemplate(
             authority=served.authority,
             go=served.go,
@@ -108,8 +116,9 @@ class TextSide:
                 *(("thinking",) if served.thinking else ()),
             ),
             conversations=served.conversations,
-            renderer=renderer.name if renderer is not None else None,
-            parser=renderer.parser if renderer is not None else None,
+            renderer=own.name if isinstance(own, Renderer) else None,
+            parser=None if own is None or isinstance(own, NativeJinja) else own.parser,
+            lost=lost_by(self._template, served),
         )
 
     def conversations(self, *, longest: int) -> dict[str, tuple[Conversation, str, list[int]]]:

@@ -44,13 +44,13 @@ from ollama_bridge.reference import (
 from ollama_bridge.reporting import Note, NullReporter, Progress, Reporter, Timed
 from ollama_bridge.storage.artifacts import Checkpoint, Work
 from ollama_bridge.storage.drafts import open_draft
-from ollama_bridge.template.authority import NativeJinja, Renderer
+from ollama_bridge.template.authority import OllamasOwn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _STAGE = "reference"
-_VERSION = 19  # raised when other values are computed
+_VERSION = 20  # raised when other values are computed
 _SCORED_POSITIONS = 24
 # A daemon in F16 may prefer the other of two tokens whose log-probabilities are this close: each
 # may be off by 0.05, and twice that is left for the words before.
@@ -66,7 +66,7 @@ def write_reference_values(
     *,
     system: str | None,
     labels: tuple[str, ...] = (),
-    renderer: Renderer | NativeJinja | None = None,
+    renderer: OllamasOwn | None = None,
     noise_types: Sequence[str] = NOISE_TYPES,
     model: PreTrainedModel | None = None,
     guesses: Guesses | None = None,
@@ -77,7 +77,7 @@ def write_reference_values(
     Args:
         system: SYSTEM that the tag will have; None: the chat template's default, if any.
         labels: Answers of a classification; each is scored, beside the model's own answer.
-        renderer: What renders in place of Go; None: whoever ``template`` decides on.
+        renderer: What serves in place of Go, or beside it; None: whoever ``template`` decides on.
         noise_types: Of ``reference.NOISE_TYPES``, those whose noise is estimated.
         model: What was saved in the folder, where it is in memory, float32 and on the CPU; None:
             it is loaded.
@@ -109,7 +109,7 @@ def with_reference_values(
     system: str | None,
     labels: tuple[str, ...] = (),
     out_dir: Path,
-    renderer: Renderer | NativeJinja | None = None,
+    renderer: OllamasOwn | None = None,
     noise_types: Sequence[str] = NOISE_TYPES,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
@@ -122,7 +122,7 @@ def with_reference_values(
     Args:
         system: SYSTEM of the tag; None: the chat template's default, if any.
         labels: Answers of a classification; each is scored, beside the model's own answer.
-        renderer: What renders in place of Go; None: whoever ``template`` decides on.
+        renderer: What serves in place of Go, or beside it; None: whoever ``template`` decides on.
         noise_types: Of ``reference.NOISE_TYPES``, those whose noise is estimated; each rounds every
             weight anew.
 
@@ -182,7 +182,7 @@ def _has(
 def _settings(
     system: str | None,
     labels: tuple[str, ...],
-    renderer: Renderer | NativeJinja | None,
+    renderer: OllamasOwn | None,
     noise_types: Sequence[str],
 ) -> dict[str, JSONValue]:
     return {
@@ -202,7 +202,7 @@ def _compute(
     *,
     system: str | None,
     labels: tuple[str, ...],
-    renderer: Renderer | NativeJinja | None,
+    renderer: OllamasOwn | None,
     noise_types: Sequence[str],
     model: PreTrainedModel | None,
     guesses: Guesses,

@@ -198,11 +198,12 @@ def test_a_teacher_elsewhere_is_served_here_only_where_it_is(
     """Of a model that the daemon lacks, ``create`` pulls another, or ends the build."""
     told: list[Any] = []
     reporter: Any = SimpleNamespace(emit=told.append)
+    corpus: Any = None
     with FakeDaemon() as box, here, Client(here.host) as client:
         asked = {"model": "ollama:m", "answers": "daemon", "soft_labels": "none"}
         asked |= {"hosts": [nobody_listens(), box.host]}
         built = recipe(teacher=asked, distill={"kd_weight": 0}, student={"model": "./other"})
-        tag = _Build(built, tmp_path, client, reporter).serve_teacher(None)
+        tag = _Build(built, tmp_path, client, reporter).serve_teacher(None, corpus)
         created = [one.json for one in here.asked if one.path == "/api/create"]
     if left_out is None:
         assert tag == "mine:teacher"

@@ -84,7 +84,7 @@ def test_a_trained_model_is_served_with_the_values_of_today(
     corpus: Any = None  # nothing is measured on it
     build = build_in(tmp_path)
     files: Any = build.convert_and_register(student, corpus)
-    assert build.serve_teacher(_Teacher(student, tuned)) == "mine:teacher"
+    assert build.serve_teacher(_Teacher(student, tuned), corpus) == "mine:teacher"
     for gguf, stage in (
         (files[0], "distill"),
         (GGUFFile.open(tmp_path / "teacher-f32"), "finetune"),

@@ -110,6 +110,16 @@ def test_auto_names_the_renderer_that_was_proven(tmp_path: Path) -> None:
     assert "renderer" not in small_reference().to_json()
 
 
+def test_auto_names_a_parser_beside_the_template(tmp_path: Path) -> None:
+    """What Go renders, code of Ollama's own may read."""
+    reference = small_reference()
+    assert reference.template is not None
+    served = reference.template.model_copy(update={"parser": "b"})
+    gguf = gguf_with(reference.model_copy(update={"template": served}), tmp_path / "gguf")
+    modelfile = render(gguf, settings=ModelfileSection(), system=None)
+    assert (modelfile.template, modelfile.renderer, modelfile.parser) == (CHATML_GO, None, "b")
+
+
 def test_auto_takes_completion_without_a_chat_template() -> None:
     """A base model continues its prompt."""
     reference = small_reference().model_copy(update={"has_chat_template": False})

@@ -1,4 +1,4 @@
-"""Tools of a corpus that a start cannot write, or its tag not take, told before a build trains."""
+"""Tools of a corpus that a start, or Go for its tag, cannot write, told before a build trains."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_a_start_without_tools_is_refused(corpus: Corpus, tmp_path: Path) -> Non
     assert told_of(CHAT_TEMPLATE, corpus_of(tmp_path / "plain", plain)) == "[]"
 
 
-def test_tools_that_no_tag_takes_are_told(corpus: Corpus) -> None:
-    """They can be learnt; whoever asks the tag cannot offer any."""
+def test_tools_that_go_cannot_write_are_told(corpus: Corpus) -> None:
+    """They can be learnt; whoever asks the tag may not be able to offer any."""
     assert told_of(source_of("qwen2.5"), corpus) == "[]"
     bare = "{%- for message in messages %}"
     worded = source_of("qwen2.5").replace(bare, f"{IN_WORDS}{bare}", 1)
     start, stop = worded.index("{%- if tools %}"), worded.index("{%- endif %}\n{{- '<|im_end|>")
     worded = worded[:start] + worded[stop + len("{%- endif %}") :]
-    assert "the tag will not take any" in told_of(worded, corpus)
+    assert "Go cannot express what" in told_of(worded, corpus)

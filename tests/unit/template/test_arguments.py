@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ollama_bridge.template.arguments import EachArgument, find_each
-from ollama_bridge.template.authority import Served, decide
+from ollama_bridge.template.authority import AnswerParser, Served, decide, lost_by, served_by
 from ollama_bridge.template.conversation import Call, Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate
@@ -61,6 +61,12 @@ def test_arguments_one_by_one_are_proven(call: str) -> None:
     assert found.tools, found.differences
     assert found.go is not None
     assert any("a PARSER may find them" in said for said in found.differences)
+    template = ChatTemplate(SOURCE.replace("CALL", call), special={}, adds_bos=False)
+    assert lost_by(template, found) == ("tool calls",)
+    read = served_by(template, AnswerParser("some"))
+    assert (read.authority, read.go) == ("template", found.go)
+    assert lost_by(template, read) == ()
+    assert not any("a PARSER may find them" in said for said in read.differences)
 
 
 def test_the_go_template_writes_them() -> None:

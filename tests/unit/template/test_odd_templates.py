@@ -46,7 +46,7 @@ def test_a_request_of_thinking_may_be_refused(condition: str) -> None:
     found = served(refusing(condition) + CHATML)
     assert (found.authority, found.tools, found.thinking) == ("template", False, False)
     assert not any("not offered" in difference for difference in found.differences)
-    assert lost_by(template_of(refusing(condition) + CHATML), ()) == ()
+    assert lost_by(template_of(refusing(condition) + CHATML), found) == ()
 
 
 @pytest.mark.parametrize("asking", ["", "{% if enable_thinking %}Think!{% endif %}"])

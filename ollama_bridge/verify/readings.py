@@ -1,0 +1,136 @@
+"""What a daemon makes of an answer that a chat template itself wrote: its calls, and its thought.
+
+A model of no mind says that answer, word for word, behind the prompt that it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from ollama_bridge.client import Client
+from ollama_bridge.errors import DaemonError
+from ollama_bridge.template.answers import written_answer
+from ollama_bridge.template.conversation import Call, Conversation, Message
+from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.template.words import names_thinking
+from ollama_bridge.verify.blank_gguf import Blank
+from ollama_bridge.verify.trials import TRIAL, UNKNOWN
+
+WORD: Mapping[str, Any] = MappingProxyType({"word": "teapot"})
+# Values that a parser has to know the types of, and text that means something in XML.
+TYPED: Mapping[str, Any] = MappingProxyType(
+    {"word": 'a <b> & "c"', "times": 3, "exact": True, "tags": ["x", "y"], "at": {"line": 1}}
+)
+_TYPES = {str: "string", int: "integer", bool: "boolean", list: "array", dict: "object"}
+_QUESTION = Message("user", "What is it?")
+_THOUGHT, _ANSWER = "Let me see.", "Five."
+_MOST_TOKENS = 400  # that an answer may have; it has some dozen
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An answer that is to be read.
+
+    Attributes:
+        asked: What it answers.
+        answer: Its parts.
+        written: Its text as the chat template writes it; nothing: that cannot be told.
+        prompt: In front of it.
+    """
+
+    asked: Conversation
+    answer: Message
+    written: str
+    prompt: str
+
+    @classmethod
+    def of_call(cls, template: ChatTemplate, arguments: Mapping[str, Any]) -> Reading:
+        """A call, and nothing else."""
+        think = False if names_thinking(template.source) else None
+        asked = Conversation((_QUESTION,), (_tool(arguments),), think)
+        call = Call("look_up", arguments, "a1B2c3D4e")
+        return cls._of(template, asked, Message("assistant", "", calls=(call,)))
+
+    @classmethod
+    def of_thought(cls, template: ChatTemplate) -> Reading:
+        """A thought, and what is said behind it."""
+        think = True if names_thinking(template.source) else None
+        answer = Message("assistant", _ANSWER, thinking=_THOUGHT)
+        return cls._of(template, Conversation((_QUESTION,), think=think), answer)
+
+    @classmethod
+    def of_text(cls, template: ChatTemplate, *, think: bool | None) -> Reading:
+        """What is said, and no more, although there is a tool."""
+        asked = Conversation((_QUESTION,), (_tool(WORD),), think)
+        return cls._of(template, asked, Message("assistant", _ANSWER))
+
+    @classmethod
+    def _of(cls, template: ChatTemplate, asked: Conversation, answer: Message) -> Reading:
+        written = written_answer(template, asked, answer)
+        told = answer.thinking in written
+        return cls(asked, answer, written if told else "", template.render(asked))
+
+    def blank(self, template: ChatTemplate, chat_template: str | None) -> Blank:
+        """A file of a model that answers so.
+
+        Args:
+            template: Has the special tokens.
+            chat_template: What the file carries.
+        """
+        return replace(blank_of(template, chat_template), says=self.written, behind=self.prompt)
+
+    def is_read(self, client: Client) -> bool:
+        """Whether the daemon gives back the parts that were written.
+
+        Raises:
+            DaemonError: it is gone, or busy: what it would make of it is not known.
+        """
+        try:
+            reply = client.chat(
+                TRIAL,
+                _QUESTION.content,
+                think=self.asked.think,
+                tools=self.asked.tools,
+                options={"num_predict": _MOST_TOKENS},
+            )
+        except UNKNOWN:
+            raise
+        except DaemonError:  # nothing is made of it
+            return False
+        found = [(call.name, dict(call.arguments)) for call in reply.tool_calls]
+        wanted = [(call.name, dict(call.arguments)) for call in self.answer.calls]
+        said = reply.thinking.strip(), reply.text.strip()
+        return found == wanted and said == (self.answer.thinking, self.answer.content)
+
+
+def blank_of(template: ChatTemplate, chat_template: str | None) -> Blank:
+    """A file of no weights, with the special tokens of a chat template."""
+    special = template.special
+    return Blank(
+        chat_template=chat_template,
+        bos=special.get("bos_token") or "<s>",
+        eos=special.get("eos_token") or "</s>",
+        adds_bos=template.adds_bos,
+    )
+
+
+def _tool(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    properties = {
+        name: {"type": _TYPES[type(value)], "description": f"The {name}."}
+        for name, value in arguments.items()
+    }
+    return {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "description": "Look it up.",
+            "parameters": {
+                "type": "object",
+                "required": list(arguments)[:1],
+                "properties": properties,
+            },
+        },
+    }
