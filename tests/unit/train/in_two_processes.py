@@ -1,12 +1,19 @@
-"""What ``test_ranks`` starts in two processes: cuts and trains a student, and tells what each has.
+"""What ``test_ranks`` starts in two processes, once for all of its tests: imports take longest.
 
 torchrun --nproc-per-node 2 -- in_two_processes.py BASE CORPUS FOLDER
+
+They cut and train a student, and tell what each has (FOLDER/pair.json). Then they run the scripts
+of FOLDER/scripts.json, each as if ``torchrun`` had started it: the output of a process is in
+FOLDER/NAME-RANK.txt.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -40,7 +47,7 @@ def digest(model: CausalModel) -> str:
     return found.hexdigest()
 
 
-def main(base: Path, corpus: Corpus, folder: Path) -> None:
+def train_a_student(base: Path, corpus: Corpus, folder: Path) -> None:
     """Each process begins with other weights, as where it computed them by itself."""
     with joined() as ranks:
         material = load_material(base, corpus, SETTINGS, stage="test", reporter=NullReporter())
@@ -75,8 +82,29 @@ def main(base: Path, corpus: Corpus, folder: Path) -> None:
         }
         both = ranks.gather([found])
         if ranks.first:
-            sys.stdout.write(json.dumps(both))
+            (folder / "pair.json").write_text(json.dumps(both))
+
+
+def run_scripts(folder: Path) -> None:
+    """One after the other; each joins a group of its own, as one that torchrun starts again."""
+    scripts = json.loads((folder / "scripts.json").read_text())
+    for attempt, (name, words) in enumerate(scripts.items(), start=1):
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
+        sys.argv = words
+        output = folder / f"{name}-{os.environ['RANK']}.txt"
+        with output.open("w") as stream, contextlib.redirect_stdout(stream):
+            try:
+                runpy.run_path(words[0], run_name="__main__")
+            except SystemExit as ended:
+                if ended.code:
+                    raise
+
+
+def main(base: Path, corpus: Path, folder: Path) -> None:
+    """All of it."""
+    train_a_student(base, Corpus.open(corpus), folder)
+    run_scripts(folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Corpus.open(Path(sys.argv[2])), Path(sys.argv[3]))
+    main(*map(Path, sys.argv[1:]))

@@ -68,6 +68,15 @@ TUNED_WAYS = {
     "pissa": {"lora": {"r": 4, "alpha": 8, "variant": "pissa"}},
     "full-sharded": {"method": "full", "shard_layers": True},
 }
+WHOLE = {"epochs": 2}
+# Scripts that two processes run, and what of the recipe is other than above.
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "whole": ("distill", {"distill": {**SETTINGS, **WHOLE}}),
+    **{
+        way: ("finetune", {"teacher": {"model": "ollama:none", "tune": {**TUNE, **settings}}})
+        for way, settings in TUNED_WAYS.items()
+    },
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,41 +119,90 @@ def assert_close_weights(one: Checkpoint, other: Checkpoint) -> None:
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
 
-@pytest.mark.parametrize(
-    ("changes", "kills"),
-    [
-        ({"epochs": 2}, False),
-        ({"shard_layers": True, "micro_batch_tokens": MICRO_BATCH_TOKENS}, True),
-    ],
-    ids=["whole", "sharded"],
-)
+@pytest.fixture(scope="module")
+def together(
+    base: Checkpoint,
+    corpus: Corpus,
+    labels: SoftLabels,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of what two processes made that were started once (``in_two_processes.py``)."""
+    here = Path(__file__).parent
+    folder = tmp_path_factory.mktemp("together")
+    given = {
+        "distill": distill_words(base, corpus, labels),
+        "finetune": ["--base", str(base.path), "--corpus", str(corpus.path)],
+    }
+    scripts = {}
+    for name, (verb, changes) in WAYS.items():
+        recipe = folder / f"{name}.yaml"
+        recipe.write_text(yaml.safe_dump({**RECIPE, **changes}))
+        words = [str(TRAINING / f"{verb}.py"), str(recipe), *given[verb]]
+        scripts[name] = [*words, "--out", str(folder / name)]
+    (folder / "scripts.json").write_text(json.dumps(scripts))
+    command = torchrun(here / "in_two_processes.py", str(base.path), str(corpus.path), str(folder))
+    paths = filter(None, (str(here.parents[1]), os.environ.get("PYTHONPATH")))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OLLAMA_BRIDGE_HOME": str(folder / "home"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def distill_words(base: Checkpoint, corpus: Corpus, labels: SoftLabels) -> list[str]:
+    """What is behind the recipe."""
+    words = ["--start", str(base.path), "--teacher", str(base.path)]
+    return [*words, "--corpus", str(corpus.path), "--labels", str(labels.path)]
+
+
+def made_by_both(together: Path, way: str) -> Checkpoint:
+    """What a script made; of its two processes one spoke."""
+    told = [(together / f"{way}-{rank}.txt").read_text().split() for rank in range(2)]
+    assert told == [[str(together / way)], []]
+    return Checkpoint.open(together / way, verify_digests=True)
+
+
+@pytest.mark.usefixtures("no_reference_values")
 def test_two_processes_give_the_losses_of_one(
+    together: Path, base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path
+) -> None:
+    """torchrun: the student is the same.
+
+    Gradients are summed in another order, so weights are equal up to rounding.
+    """
+    student = made_by_both(together, "whole")
+    assert json.loads(student.reference_path.read_text())
+    expected = alone(base, corpus, labels, {**SETTINGS, **WHOLE}, tmp_path / "alone")
+    assert_same_training(student, expected)
+
+
+def test_a_worker_that_is_killed_costs_time_only(
     base: Checkpoint,
     corpus: Corpus,
     labels: SoftLabels,
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    changes: dict[str, Any],
-    kills: bool,
 ) -> None:
-    """torchrun, also with a worker that is killed: it is restarted, and the student is the same.
+    """torchrun starts it again, and the student is the same.
 
-    Gradients are summed in another order, so weights are equal up to rounding. Killed are those
-    whose state has to be put together: what is whole is read in the same way.
+    Killed is one of those whose state has to be put together: what is whole is read in the same
+    way.
     """
-    settings = {**SETTINGS, **changes}
+    settings = {**SETTINGS, "shard_layers": True, "micro_batch_tokens": MICRO_BATCH_TOKENS}
     recipe = {**RECIPE, "distill": settings}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
     command = torchrun(TRAINING / "distill.py", str(tmp_path / "tiny.yaml"), restarts=1)
-    command += ["--start", str(base.path), "--teacher", str(base.path)]
-    command += ["--corpus", str(corpus.path), "--labels", str(labels.path)]
-    command += ["--out", str(tmp_path / "student")]
+    command += [*distill_words(base, corpus, labels), "--out", str(tmp_path / "student")]
     state = tmp_path / ".student.draft" / STATE_NAME
     killed = False
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while kills and process.poll() is None:
+        while process.poll() is None:
             position = load_position(state) if state.exists() else None
             if position is not None and position.phase == 1 and position.step >= 4:
                 children = psutil.Process(process.pid).children(recursive=True)
@@ -156,13 +214,22 @@ def test_two_processes_give_the_losses_of_one(
             time.sleep(0.02)
         output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert killed == kills
+    assert killed
     assert output.split() == [str(tmp_path / "student")]  # one process speaks
     student = Checkpoint.open(tmp_path / "student", verify_digests=True)
     assert json.loads(student.reference_path.read_text())
 
     request.getfixturevalue("no_reference_values")
     expected = alone(base, corpus, labels, settings, tmp_path / "alone")
+    assert_same_training(student, expected)
+    # Not trained from the start again: this process has seen fewer tokens than the whole run.
+    seen = student.facts["tokens_per_s"] * student.facts["training_s"]
+    whole = expected.facts["tokens_per_s"] * expected.facts["training_s"]
+    assert seen < 0.95 * whole
+
+
+def assert_same_training(student: Checkpoint, expected: Checkpoint) -> None:
+    """The same work, step by step."""
     assert student.manifest.work.key == expected.manifest.work.key
     ours, theirs = log_of(student), log_of(expected)
     assert len(ours) == len(theirs)
@@ -172,34 +239,19 @@ def test_two_processes_give_the_losses_of_one(
         assert losses == pytest.approx({name: other[name] for name in losses}, rel=3e-4)
         assert (mine["phase"], mine["step"]) == (other["phase"], other["step"])
     assert_close_weights(student, expected)
-    if not kills:
-        return
-    # Not trained from the start again: this process has seen fewer tokens than the whole run.
-    seen = student.facts["tokens_per_s"] * student.facts["training_s"]
-    whole = expected.facts["tokens_per_s"] * expected.facts["training_s"]
-    assert seen < 0.95 * whole
 
 
 @pytest.mark.usefixtures("no_reference_values")
 @pytest.mark.parametrize("way", TUNED_WAYS)
 def test_two_processes_tune_as_one(
-    base: Checkpoint, corpus: Corpus, tmp_path: Path, way: str
+    together: Path, base: Checkpoint, corpus: Corpus, tmp_path: Path, way: str
 ) -> None:
     """Put together, and adapters merged, once into one model."""
-    settings = {**TUNE, **TUNED_WAYS[way]}
-    recipe = {**RECIPE, "teacher": {"model": "ollama:none", "tune": settings}}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    command = torchrun(TRAINING / "finetune.py", str(tmp_path / "tiny.yaml"))
-    command += ["--base", str(base.path), "--corpus", str(corpus.path)]
-    command += ["--out", str(tmp_path / "tuned")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / "tuned")]
-    tuned = Checkpoint.open(tmp_path / "tuned", verify_digests=True)
+    tuned = made_by_both(together, way)
     expected = finetune(
         base,
         corpus,
-        TuneSection.model_validate(settings),
+        TuneSection.model_validate({**TUNE, **TUNED_WAYS[way]}),
         system=SYSTEM,
         labels=LABELS,
         out_dir=tmp_path / "alone",
@@ -226,19 +278,10 @@ def test_what_is_wrong_is_told_once_and_not_tried_again(tmp_path: Path) -> None:
     assert "ollama-bridge distill --help" in summary
 
 
-@pytest.fixture(scope="module")
-def pair(
-    base: Checkpoint, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, Any]]:
+@pytest.fixture
+def pair(together: Path) -> list[dict[str, Any]]:
     """What each of two processes has at the end, that began with other weights."""
-    here = Path(__file__).parent
-    folder = tmp_path_factory.mktemp("pair")
-    command = torchrun(here / "in_two_processes.py", str(base.path), str(corpus.path), str(folder))
-    paths = filter(None, (str(here.parents[1]), os.environ.get("PYTHONPATH")))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+    found: list[dict[str, Any]] = json.loads((together / "pair.json").read_text())
     assert len(found) == 2
     return found
 
