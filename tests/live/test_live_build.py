@@ -31,10 +31,10 @@ pytestmark = pytest.mark.live
 
 # The recipe's own path, with so little data that it takes two minutes: quality does not matter.
 SMALL = [
-    "data.max_examples=200",
-    "data.test_examples=60",
-    "data.validation_examples=40",
-    "teacher.tune.max_examples=100",
+    "data.max_examples=100",
+    "data.test_examples=40",
+    "data.validation_examples=20",
+    "teacher.tune.max_examples=64",
     "student.layers=6",
     "distill.epochs=1",
     "distill.min_steps=null",
@@ -143,7 +143,7 @@ def test_model_card_tells_it_all(command: Command, built: dict[str, Any]) -> Non
     text = done.stdout
     assert text.count("macro F1") >= 2
     assert "Proven equal to its checkpoint" in text
-    assert "| train | 200 |" in text
+    assert "| train | 100 |" in text
     for stage in ("import", "prepare", "finetune", "label", "distill", "convert", "register"):
         assert f"| {stage} |" in text
     assert "distilled from a larger one" in text
