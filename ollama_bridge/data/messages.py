@@ -57,6 +57,21 @@ _LARGE_SHARE = 0.1
 _MIN_WAYS_ON = 10
 # Of a whole line: an address beside a text may be no part of what is asked.
 _HAS_MEDIA = re.compile(r"has (\w+): only texts are learnt")
+_OUT_OF_TURN = re.compile(r"turn \d+ is (?:user|assistant), expected (?:user|assistant) .*")
+# Greetings before the first question go; what one of the two says in a row becomes one message.
+_IN_TURNS = (
+    "def who: .role // .from; "
+    'def joins($next): (who | IN("user", "human", "assistant", "gpt")) '
+    'and who == ($next | who) and all(., $next; (.content // .value | type) == "string" '
+    "and (.tool_calls // .function_call) == null); "
+    "def grown($next): (.content, .value | strings) += "
+    '"\\n\\n" + ($next | .content // .value); '
+    "(.messages, .conversations, .conversation | arrays) |= "
+    '(([.[] | who | IN("user", "human")] | index(true) // 0) as $first '
+    '| .[:$first] |= map(select(who | IN("assistant", "gpt") | not)) '
+    "| reduce .[] as $next ([]; if .[-1] | joins($next) "
+    "then .[-1] |= grown($next) else . + [$next] end))"
+)
 # In jq's words false is not 0; a weight of what is asked, or of a line, is not looked at.
 _LEARNT_WHOLE = (
     'select(all(.. | objects; (.role // .from | IN("assistant", "gpt") | not) '
@@ -196,7 +211,8 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
     if not is_few:
         for number, reason in odd.items():
             problems.add(number, reason)
-    hint = A_LINE if is_few else f"{A_LINE}; up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
+    left_out = f"up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
+    hint = A_LINE if is_few else f"{A_LINE}; {left_out}"
     if not is_few and 2 * sum("weight 0" in reason for reason in odd.values()) > len(odd):
         # The conversations that are left are learnt whole.
         kept = unused(path.with_name(f"{path.stem}-learnt.jsonl"))
@@ -208,6 +224,11 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
         command = f"jq -c {quote(_WITHOUT_CALLS)} {quote(str(path))} > {quote(str(kept))}"
         hint = f"without the conversations that call tools: {command}"
         hint = f"{A_TOOL}; or {hint}" if not_offered else hint
+    out_of_turn = sum(_OUT_OF_TURN.fullmatch(reason) is not None for reason in odd.values())
+    if not is_few and 2 * out_of_turn > len(odd):
+        kept = unused(path.with_name(f"{path.stem}-in-turns.jsonl"))
+        command = f"jq -c {quote(_IN_TURNS)} {quote(str(path))} > {quote(str(kept))}"
+        hint = f"{left_out}; without greetings, and messages in a row as one: {command}"
     media = [said[1] for reason in odd.values() if (said := _HAS_MEDIA.fullmatch(reason))]
     if not is_few and 2 * len(media) > len(odd):
         hint = without_media(path, set(media))
