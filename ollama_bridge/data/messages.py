@@ -161,8 +161,9 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     open_ended = sum(one.example.is_open for one in candidates)
     if open_ended:
         notes.append(
-            f"{open_ended} conversation(s) end with the user's turn, or a tool's result, of which "
-            "nothing is learnt unless the teacher answers it (teacher.answers: daemon)"
+            f"{open_ended} conversation(s) end with the user's turn, or a tool's result: the "
+            "answers before it are learnt, one to it only where the teacher writes it "
+            "(teacher.answers: daemon)"
         )
     if matcher is None:
         notes += _large_document(candidates)

@@ -405,9 +405,13 @@ def test_logs_exported_turn_by_turn_are_one_document_each_however_few(tmp_path: 
 
 
 def test_open_conversations_are_said(tmp_path: Path) -> None:
-    """A conversation that ends on the user waits for an answer; a classification cannot."""
-    (note,) = collect(tmp_path, [turns("a")]).notes
-    assert note.startswith("1 conversation(s) end with the user's turn, or a tool's result, of")
+    """A conversation that ends on the user waits for an answer; a classification cannot.
+
+    The answers that it has are learnt, which the note must not deny.
+    """
+    (note,) = collect(tmp_path, [turns("a", "b", "c")]).notes
+    assert note.startswith("1 conversation(s) end with the user's turn, or a tool's result: ")
+    assert "the answers before it are learnt, one to it only where the teacher writes it" in note
     with pytest.raises(DataError, match="line 1: a classify task needs the label"):
         collect(tmp_path, [turns("a")], CLASSIFY)
 
