@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.data.problems import unused
-from ollama_bridge.data.tool_forms import calls_tool
+from ollama_bridge.data.tool_forms import calls_tool, is_spoken_call
 
 A_LINE = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '
@@ -27,12 +27,18 @@ _SPEAKERS = {
     "chatgpt": "assistant",
     "bing": "assistant",
     "model": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
     "function_response": "tool",
 }
-# Other names of roles: OpenAI's newer one of the system's, its older one of a tool's.
-_ROLES = {"developer": "system", "function": "tool"}
+# Other names of roles: OpenAI's newer one of the system's, its older one of a tool's, and those of
+# LLaMA-Factory and ms-swift, who have the call as a turn.
+_ROLES = {
+    "developer": "system",
+    "function": "tool",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool_call": "assistant",
+    "tool_response": "tool",
+}
 # What a field holds that stands beside texts; LLaVA's lines have one image.
 _MEDIA = {
     "images": "images",
@@ -74,7 +80,7 @@ def in_our_words(item: object) -> object:
         role, content = item["from"], item.get("value")
         role = _SPEAKERS.get(str(role), role)
     role = _ROLES.get(str(role), role)
-    if calls_tool(item) and "from" in item:  # the text is the call
+    if is_spoken_call(item):
         content = ""
     if content is None and (role == "system" or calls_tool(item)):
         content = ""
@@ -98,6 +104,17 @@ def media_of(said: object) -> str | None:
     if not isinstance(said, Mapping):
         return None
     return next((kind for name, kind in _MEDIA.items() if said.get(name)), None)
+
+
+def advice_on_questions(path: Path, record: Mapping[str, object]) -> str | None:
+    """What makes conversations of lines with a question and the calls that answer it (xLAM's)."""
+    if not {"query", "answers", "tools"} <= set(record):
+        return None
+    calls = '(.answers | if type == "string" then fromjson else . end)'
+    asked = '{role: "user", content: .query}'
+    form = f'{{tools, messages: [{asked}, {{role: "assistant", tool_calls: {calls}}}]}}'
+    written = unused(path.with_name(f"{path.stem}-chats.jsonl"))
+    return f"jq -c {quote(form)} {quote(str(path))} > {quote(str(written))}"
 
 
 def without_media(path: Path, kinds: Collection[str]) -> str:

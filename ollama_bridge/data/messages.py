@@ -19,6 +19,7 @@ from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
 from ollama_bridge.data.chat_forms import (
     A_LINE,
+    advice_on_questions,
     find_messages,
     in_our_words,
     is_not_learnt,
@@ -38,13 +39,16 @@ from ollama_bridge.data.problems import (
 )
 from ollama_bridge.data.rows import cell_text, read_json_lines
 from ollama_bridge.data.tool_forms import (
+    A_CALL,
     A_TOOL,
+    IN_TEXT,
     NOT_OFFERED,
     ToolReader,
     calls_of,
     calls_tool,
     check_order,
     with_results,
+    written_call,
 )
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import DataError
@@ -80,7 +84,7 @@ _LEARNT_WHOLE = (
 _NO_CALLS = "a classify task learns labels alone"
 _WITHOUT_CALLS = (
     "select(all(.. | objects; (.tool_calls // [] | length) + (.function_call // [] | length) == 0 "
-    'and .from != "function_call"))'
+    'and (.role // .from | IN("function_call", "tool_call") | not)))'
 )
 
 
@@ -152,7 +156,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         for candidate, first in zip(candidates, _first_questions(asked), strict=True):
             documents.join(candidate.example.group, "question-" + "\n".join(first))
     candidates = [candidate.in_document_of(documents) for candidate in candidates]
-    notes = _judge_odd(odd, tally, problems, path)
+    odd_ones = (record for number, record in records if number in odd)
+    notes = _judge_odd(odd, tally, problems, path, first=next(odd_ones, {}))
     if matcher is not None:
         matcher.raise_if_unknown(path, column=None, unit="line")
     if not candidates:
@@ -205,7 +210,14 @@ def _candidate(example: Example, task: TaskSection) -> Candidate:
     )
 
 
-def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: Path) -> list[str]:
+def _judge_odd(
+    odd: Mapping[int, str],
+    tally: Tally,
+    problems: Problems,
+    path: Path,
+    *,
+    first: Mapping[str, object],
+) -> list[str]:
     """Count what is left out, or raise: it is too much, or something else is wrong."""
     read = tally.read.total()
     is_few = len(odd) <= MAX_LEFT_OUT_SHARE * read
@@ -214,6 +226,10 @@ def _judge_odd(odd: Mapping[int, str], tally: Tally, problems: Problems, path: P
             problems.add(number, reason)
     left_out = f"up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
     hint = A_LINE if is_few else f"{A_LINE}; {left_out}"
+    if not is_few and 2 * sum(IN_TEXT in reason for reason in odd.values()) > len(odd):
+        hint = A_CALL
+    if not is_few and (advice := advice_on_questions(path, first)):
+        hint = advice
     if not is_few and 2 * sum("weight 0" in reason for reason in odd.values()) > len(odd):
         # The conversations that are left are learnt whole.
         kept = unused(path.with_name(f"{path.stem}-learnt.jsonl"))
@@ -278,6 +294,8 @@ def _turns(
         if calls and turn.role != "assistant":
             raise DataError(f"{where}: message {place} ({turn.role}) calls a tool")
         turn = Message(turn.role, clean_turn(turn.content), calls)
+        if tools and turn.role == "assistant" and (mark := written_call(turn.content)):
+            raise DataError(f"{where}: message {place} {IN_TEXT} ({mark})")
         if turn.role == "assistant" and is_not_learnt(item):
             raise DataError(f"{where}: message {place} has weight 0, but each answer is learnt")
         if not turn.content and not calls and turn.role != "tool":

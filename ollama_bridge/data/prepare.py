@@ -140,8 +140,9 @@ def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -
             "task": task.model_dump(mode="json"),
             # Before: documents of several texts first. Where each has one, nothing has changed.
             **({"placed": "in one order"} if _has_documents(data, task) else {}),
-            # Before: not read, and calls left out.
-            **({"tools": "learnt"} if inputs.has_tools else {}),
+            # Before: not read, and calls left out. "learnt": without nulls that a text says, and
+            # parameters of any type; with schemas that Ollama refuses.
+            **({"tools": "as Ollama takes them"} if inputs.has_tools else {}),
         },
         seed=seed,
     )

@@ -24,13 +24,26 @@ A_TOOL = (
     '"description": "...", "parameters": {...}}}]'
 )
 NOT_OFFERED = "which the line does not offer"
-_OF_FILES = re.compile(rb'"(?:tools|functions|tool_calls|function_call)"')
+A_CALL = (
+    'calls stand beside the text: {"role": "assistant", "content": null, "tool_calls": '
+    '[{"function": {"name": "...", "arguments": {...}}}]}'
+)
+IN_TEXT = "is a call written as text"
+_OF_FILES = re.compile(rb'"(?:tools|functions|tool_calls?|function_call)"')
 _DEFINITIONS = ("tools", "functions")
+# Who speaks where the text is the call: ShareGPT's word for it, and ms-swift's.
+_CALLERS = ("function_call", "tool_call")
+# What templates put in front of calls. Learnt as text they would be calls of another template's.
+_WRITTEN_CALL = re.compile(
+    r"<(?:tool_call|function_?call|functioncall)>|<function=|\[TOOL_CALLS\]|<\|tool_call\|>"
+)
 # What Ollama knows of a parameter, in the order in which it hands it on (api/types.go,
 # ToolProperty); the names of what is in it are sorted, as Go's templates go through them.
 _OF_A_PARAMETER = ("anyOf", "type", "items", "description", "enum", "properties", "required")
 _OF_PARAMETERS = ("type", "properties", "required")
 _OF_A_FUNCTION = ("name", "description", "parameters")
+# What they have to be for a daemon, which answers 400 to others.
+_KINDS = (("description", str, "text"), ("enum", list, "list"), ("anyOf", list, "list"))
 
 _Tools = tuple[dict[str, Any], ...]
 
@@ -101,6 +114,9 @@ class ToolReader:
         ):
             schema = {"properties": schema}  # by name alone, without a schema around them
         schema = self._known({"type": "object", **schema}, _OF_PARAMETERS)
+        if not isinstance(schema["type"], str):
+            raise _NoSchemaError("the type of its parameters is no text")
+        _check_required(schema, "its parameters")
         parameters = {
             "type": schema["type"],
             "properties": self._properties(schema.get("properties", {})),
@@ -115,7 +131,9 @@ class ToolReader:
     def _properties(self, given: object) -> dict[str, Any]:
         if not isinstance(given, dict):
             raise _NoSchemaError("its properties are no object")
-        return {name: self._parameter(given[name], name) for name in sorted(given) if given[name]}
+        # Null is a gap of a table; {} takes any value.
+        there = sorted(name for name in given if given[name] is not None)
+        return {name: self._parameter(given[name], name) for name in there}
 
     def _parameter(self, given: object, name: str) -> dict[str, Any]:
         if not isinstance(given, dict):
@@ -123,6 +141,10 @@ class ToolReader:
         kept = {key: value for key, value in self._known(given, _OF_A_PARAMETER).items() if value}
         if not _is_type(kept.get("type", "")):
             raise _NoSchemaError(f"the type of its parameter {name} is no text")
+        for key, kind, what in _KINDS:
+            if not isinstance(kept.get(key, kind()), kind):
+                raise _NoSchemaError(f"the {key} of its parameter {name} is no {what}")
+        _check_required(kept, f"its parameter {name}")
         if isinstance(kept.get("type"), list) and len(kept["type"]) == 1:
             (kept["type"],) = kept["type"]
         if "anyOf" in kept:
@@ -144,11 +166,29 @@ class _NoSchemaError(Exception):
     """A definition that Ollama would refuse."""
 
 
+def _check_required(schema: Mapping[str, Any], whose: str) -> None:
+    """Of JSON schema's third draft it is a yes of each parameter: Ollama takes names alone."""
+    required = schema.get("required") or []
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise _NoSchemaError(f"required of {whose} is no list of names")
+
+
 def calls_tool(item: object) -> bool:
     """Whether a message calls a tool."""
     return isinstance(item, dict) and bool(
-        item.get("tool_calls") or item.get("function_call") or item.get("from") == "function_call"
+        item.get("tool_calls") or item.get("function_call") or is_spoken_call(item)
     )
+
+
+def is_spoken_call(item: Mapping[str, Any]) -> bool:
+    """Whether the text of a message is a call, as who speaks says."""
+    return item.get("role", item.get("from")) in _CALLERS
+
+
+def written_call(text: str) -> str | None:
+    """What begins a call that is part of a text; None: there is none."""
+    found = _WRITTEN_CALL.search(text)
+    return found[0] if found else None
 
 
 def calls_of(item: object, tools: Sequence[Mapping[str, Any]], *, where: str) -> tuple[Call, ...]:
@@ -161,8 +201,10 @@ def calls_of(item: object, tools: Sequence[Mapping[str, Any]], *, where: str) ->
     """
     if not isinstance(item, dict) or not calls_tool(item):
         return ()
-    given = item.get("tool_calls") or item.get("function_call") or item.get("value")
-    given = _from_json(given)
+    given = item.get("tool_calls") or item.get("function_call")
+    if not given:
+        given = item.get("value") or item.get("content")
+    is_text, given = isinstance(given, str), _from_json(given)
     offered = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
     found = []
     for call in given if isinstance(given, list) else [given]:
@@ -172,10 +214,17 @@ def calls_of(item: object, tools: Sequence[Mapping[str, Any]], *, where: str) ->
             raise DataError(f"{where} calls a tool without a name")
         if name not in offered:
             raise DataError(f"{where} calls {name}, {NOT_OFFERED}")
-        arguments = _from_json(function.get("arguments", function.get("parameters")) or {})
+        said = function.get("arguments", function.get("parameters")) or {}
+        arguments = _from_json(said)
         if not isinstance(arguments, dict):
             raise DataError(f"{where} calls {name} with arguments that are no object")
-        found.append(Call(name, _without_gaps(arguments, offered[name]), _id(call)))
+        if not _is_finite(arguments):
+            raise DataError(f"{where} calls {name} with a number that JSON has not")
+        if is_text or isinstance(said, str):  # no table has gaps in a text
+            arguments = _sorted(arguments)
+        else:
+            arguments = _without_gaps(arguments, offered[name])
+        found.append(Call(name, arguments, _id(call)))
     return tuple(found)
 
 
@@ -188,12 +237,13 @@ def with_results(turns: Sequence[Message], items: Sequence[object], *, where: st
         where: For messages.
 
     Raises:
-        DataError: there is no such call in front of it.
+        DataError: there is no such call in front of it, or a call with an id has none.
     """
     found: list[Message] = []
     waiting: list[Call] = []
     for place, (turn, item) in enumerate(zip(turns, items, strict=True), start=1):
         if turn.role != "tool":
+            _check_answered(waiting, turns[:place], where=where)
             waiting = list(turn.calls)
             found.append(turn)
             continue
@@ -204,7 +254,15 @@ def with_results(turns: Sequence[Message], items: Sequence[object], *, where: st
             )
         waiting.remove(of)
         found.append(replace(turn, name=of.name, call_id=of.id))
+    _check_answered(waiting, turns, where=where)
     return found
+
+
+def _check_answered(waiting: Sequence[Call], turns: Sequence[Message], *, where: str) -> None:
+    """Where results name their calls, each has one: no API takes a conversation without."""
+    has_results = any(turn.role == "tool" for turn in turns[-2:])
+    if has_results and (missed := next((call for call in waiting if call.id), None)):
+        raise DataError(f"{where}: the call {missed.id} of {missed.name} has no result")
 
 
 def check_order(turns: Sequence[Message], *, where: str) -> None:
@@ -271,6 +329,15 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value
+
+
+def _is_finite(value: object) -> bool:
+    """Whether JSON can write a value: Python reads NaN, and numbers that are too large for it."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_type(value: object) -> bool:

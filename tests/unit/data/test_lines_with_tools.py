@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,13 @@ def call(**function: object) -> dict[str, Any]:
     return {**CALLS, "tool_calls": [{"function": {"name": "set_lamp", **function}}]}
 
 
+def look(schema: object = None, **properties: object) -> dict[str, Any]:
+    """A line that offers one tool."""
+    schema = schema or {"type": "object", "properties": properties}
+    return line(ASKED, DONE, tools=[{"name": "look", "parameters": schema}])
+
+
+BOTH = [{**CALL, "id": "1"}, {"id": "2", "name": "clock", "arguments": {}}]
 IN_PARTS = {**RESULT, "content": [{"type": "text", "text": "lit"}]}
 OLD_CALL = {"role": "assistant", "function_call": {"name": "set_lamp", "arguments": ARGUMENTS}}
 FORMS: dict[str, dict[str, Any]] = {
@@ -93,6 +102,13 @@ FORMS: dict[str, dict[str, Any]] = {
         ],
         "tools": json.dumps([tool["function"] for tool in TOOLS]),
     },
+    "ms-swift's": line(
+        ASKED,
+        {"role": "tool_call", "content": json.dumps(CALL["function"])},
+        {"role": "tool_response", "content": "lit"},
+        DONE,
+        tools=json.dumps(TOOLS),
+    ),
     "TRL's": {"prompt": [ASKED], "completion": [CALLS, RESULT, DONE], "tools": TOOLS},
 }
 
@@ -191,6 +207,55 @@ def test_arguments_come_by_name_without_the_gaps_of_tables(tmp_path: Path) -> No
     assert list(made.arguments.items()) == [("a", None), ("b", 2)]
 
 
+def test_a_null_in_a_text_is_said(tmp_path: Path) -> None:
+    """No table has gaps there; of an object it may be one."""
+    arguments = {"a": None, "b": {"c": None}}
+    tools = [{"name": "look", "parameters": {"properties": {"a": {"type": "string"}}}}]
+    for given, kept in ((json.dumps(arguments), arguments), (arguments, {"b": {"c": None}})):
+        calls = {**CALLS, "tool_calls": [{"name": "look", "arguments": given}]}
+        (made,) = read(tmp_path, line(ASKED, calls, tools=tools)).messages[-1].calls
+        assert made.arguments == kept
+
+
+def test_a_parameter_of_any_type_stays(tmp_path: Path) -> None:
+    """An empty schema takes every value; only null is the gap of a table."""
+    (tool,) = read(tmp_path, look(b={}, gap=None)).tools
+    assert tool["function"]["parameters"]["properties"] == {"b": {}}
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_lines_of_questions_and_calls_are_told_what_makes_conversations(
+    tmp_path: Path, *, as_text: bool
+) -> None:
+    """xLAM's form; the command of the hint makes what is read."""
+    calls, tools = [CALL["function"]], [tool["function"] for tool in TOOLS]
+    row = {"id": 1, "query": ASKED["content"], "answers": calls, "tools": tools}
+    if as_text:
+        row |= {name: json.dumps(row[name]) for name in ("answers", "tools")}
+    with pytest.raises(DataError, match="line 1: not a list of messages") as caught:
+        collect(tmp_path, row)
+    hint = str(caught.value.hint)
+    assert hint.startswith("jq -c '{tools, messages: ")
+    if not shutil.which("jq"):  # it is not on every machine
+        return
+    subprocess.run(["sh", "-c", hint], check=True)
+    path = tmp_path / "calls-chats.jsonl"
+    (one,) = collect_messages(path, section(path), REPLY).candidates
+    assert one.example.messages == LIT[:2]
+    assert one.example.tools == TOOLS
+
+
+def test_calls_that_are_written_as_text_are_told_where_they_stand(tmp_path: Path) -> None:
+    """Hermes's form: learnt as text, they would be calls of another template's."""
+    written = {"from": "gpt", "value": f"<tool_call>\n{json.dumps(CALL['function'])}\n</tool_call>"}
+    talk = [{"from": "human", "value": "Light!"}, written, {"from": "tool", "value": "lit"}]
+    with pytest.raises(DataError, match="message 2 is a call written as text") as caught:
+        collect(tmp_path, {"conversations": talk, "tools": json.dumps(TOOLS)})
+    assert '"tool_calls"' in str(caught.value.hint)
+    said = {"conversations": talk[:2]}  # without tools it is a text as any other
+    assert read(tmp_path, said).messages[-1].content.startswith("<tool_call>")
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -221,6 +286,30 @@ def test_arguments_come_by_name_without_the_gaps_of_tables(tmp_path: Path) -> No
                 ASKED, DONE, tools=[{"name": "a", "parameters": {"properties": {"b": {"type": 1}}}}]
             ),
             "tool a: the type of its parameter b is no text",
+        ),
+        (look(b={"enum": "xy"}), "tool look: the enum of its parameter b is no list"),
+        (look(b={"description": 1}), "tool look: the description of its parameter b is no text"),
+        (look(b={"anyOf": {"type": "string"}}), "tool look: the anyOf of its parameter b is no"),
+        (look(b={"required": True}), "tool look: required of its parameter b is no list of names"),
+        (look({"required": "b"}), "tool look: required of its parameters is no list of names"),
+        (look({"type": ["object"]}), "tool look: the type of its parameters is no text"),
+        (line(ASKED, call(arguments='{"room": NaN}')), "message 2 calls set_lamp with a number"),
+        (line(ASKED, call(arguments='{"room": 1e999}')), "message 2 calls set_lamp with a number"),
+        (
+            line(ASKED, {"role": "tool_call", "content": "lamp(1)"}),
+            "message 2 calls a tool without",
+        ),
+        (
+            line(ASKED, {**CALLS, "tool_calls": BOTH}, {**RESULT, "tool_call_id": "2"}, DONE),
+            "the call 1 of set_lamp has no result",
+        ),
+        (
+            line(ASKED, {**CALLS, "tool_calls": BOTH}, {**RESULT, "tool_call_id": "1"}),
+            "the call 2 of clock has no result",
+        ),
+        (
+            line(ASKED, {**DONE, "content": 'Wait.\n<tool_call>\n{"name": "clock"}'}),
+            "message 2 is a call written as text .<tool_call>.",
         ),
     ],
 )
