@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ollama_bridge.answer_text import without_thought
 from ollama_bridge.client.model_names import name_key
 from ollama_bridge.conversion.source import Source
 from ollama_bridge.daemon.era import OWN_WINDOWS, has_limit
@@ -216,7 +217,8 @@ def check_tools_are_written(
     Args:
         tokenizer: The student's.
         corpus: All of its splits are rendered, where any line has tools.
-        reporter: Hears of tools that a tag may not take.
+        reporter: Hears of texts beside calls that are left out, and of tools that a tag may not
+            take.
 
     Raises:
         TrainingError: the chat template leaves them out, or refuses them.
@@ -226,12 +228,21 @@ def check_tools_are_written(
 
     if not corpus.manifest.facts.get("with_tools"):
         return
+    silenced = 0
     for name in ("train", "validation", "test"):
         for one in read_examples(corpus.split_path(name)):
             if one.tools and one.is_answered:
-                rendered_texts(one, tokenizer)
+                whole, *_ = rendered_texts(one, tokenizer)
+                beside = (without_thought(said.content) for said in one.messages if said.calls)
+                silenced += any(text not in whole for text in beside)
             elif one.tools:
                 render_turns(one.prompt, tokenizer, generation_prompt=True, tools=one.tools)
+    if silenced:
+        message = (
+            f"what is said beside the calls of {silenced} conversation(s) is not learnt: the "
+            "student's chat template writes such an answer without its text"
+        )
+        reporter.emit(Note("build", "warning", message))
     template = chat_template_of(tokenizer)
     if template is not None and not decide(template).tools:
         message = (

@@ -8,6 +8,7 @@ what it says decides: always the same one, for teachers and students alike.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from typing import Any
 import jinja2
 
 from ollama_bridge.digests import canonical_json, digest_text
+from ollama_bridge.encoding.tool_turns import with_short_ids
 from ollama_bridge.examples import Message
 from ollama_bridge.template.environment import chat_environment
 from ollama_bridge.template.jinja import with_written_arguments
@@ -63,11 +65,15 @@ def render(
     try:
         return asked(said)
     except (jinja2.TemplateError, TypeError):
-        # Some take the arguments of calls as OpenAI's API has them: as JSON texts.
-        written = [with_written_arguments(message) for message in said]
-        if written == said:
+        if not any(message.calls for message in messages):
             raise
-        return asked(written)
+        # Some take the arguments of calls as OpenAI's API has them, as JSON texts, some ids of one
+        # length alone.
+        named = [message.to_jinja() for message in with_short_ids(messages)]
+        for other in (list(map(with_written_arguments, said)), named):
+            with contextlib.suppress(jinja2.TemplateError, TypeError):
+                return asked(other)
+        raise
 
 
 def _render(

@@ -125,6 +125,7 @@ def turn_texts(example: Example, tokenizer: Any, ends: Ends) -> tuple[str, list[
                     hint="give the checkpoint a chat template that only appends, or train on "
                     "single-turn examples",
                 )
+            check_written(example, messages[-1], before=last[0], through=last[1])
             return last[1], [last]
         turns.append((before, through))
     return text, turns

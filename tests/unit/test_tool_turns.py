@@ -15,7 +15,7 @@ from fakes.tool_chats import LIT, TOOLS, called, example
 from ollama_bridge.encoding.encode import encode
 from ollama_bridge.encoding.turn_texts import render_turns
 from ollama_bridge.errors import TrainingError
-from ollama_bridge.examples import Example, Message, read_examples, write_examples
+from ollama_bridge.examples import Call, Example, Message, read_examples, write_examples
 from ollama_bridge.length_checks import _lengths
 
 TOKENIZER = build_tiny_tokenizer()
@@ -63,6 +63,49 @@ def test_arguments_are_written_as_texts_where_a_template_wants_them_so(tokenizer
         "(call.function.arguments | tojson)", "call.function.arguments"
     )
     assert CALL in learnt(LIT, tokenizer)[0]
+
+
+@pytest.mark.parametrize("id_", ["", "call_abcdefghijklmnop"])
+def test_calls_have_ids_of_the_length_that_a_template_takes(id_: str, tokenizer: Any) -> None:
+    """Mistral's; a result names the id of its own call, in whatever order results come."""
+    tokenizer.chat_template = source_of("mistral").replace("eos_token", "'<|im_end|>'")
+    (lamp,), clock = called(room="hall").calls, Call("clock", {}, id_ and f"{id_}2")
+    calls = (replace(lamp, id=id_), clock)
+    results = [Message("tool", call.name, name=call.name, call_id=call.id) for call in calls[::-1]]
+    talk = example(LIT.messages[0], Message("assistant", "", calls), *results, LIT.messages[3])
+    made, said = learnt(talk, tokenizer)
+    ids = [call["id"] for call in json.loads(made.partition(" ")[2].removesuffix("<|im_end|>"))]
+    assert [len(one) for one in ids] == [9, 9]
+    assert ids[0] != ids[1]
+    whole = tokenizer.decode(encode(talk, tokenizer).input_ids)
+    for call, one in zip(calls, ids, strict=True):
+        assert f'{{"content": {call.name}, "call_id": "{one}"}}' in whole
+    assert said == " It is lit.<|im_end|>"
+
+
+def test_a_template_of_the_first_call_is_refused(tokenizer: Any) -> None:
+    """The others would be left out without a word, though they name the same tool."""
+    first = source_of("qwen2.5").replace("in message.tool_calls", "in message.tool_calls[:1]")
+    tokenizer.chat_template = first
+    (one,) = called(room="cellar").calls
+    two = replace(one, arguments={"room": "hall"})
+    talk = example(LIT.messages[0], Message("assistant", "", (one, two)))
+    with pytest.raises(TrainingError, match="writes 1 of 2 calls of set_lamp") as caught:
+        encode(talk, tokenizer)
+    assert "jq -c" in str(caught.value.hint)
+
+
+def test_a_last_call_that_is_not_written_is_refused(tokenizer: Any) -> None:
+    """Also where the answers in front of it cannot be learnt, and it alone is."""
+    tools = "{%- for tool in tools %}{{ tool | tojson }}{% endfor %}"
+    forgets = CHAT_TEMPLATE.replace(
+        "message['content'] +",
+        "(message['content'] if loop.last or message['role'] == 'user' else '...') +",
+    )
+    tokenizer.chat_template = tools + forgets
+    talk = example(*LIT.messages[::3], LIT.messages[0], called("clock"))
+    with pytest.raises(TrainingError, match="does not write the call of clock"):
+        encode(talk, tokenizer)
 
 
 def test_a_special_token_that_opens_a_call_does_not_end_it(tokenizer: Any) -> None:

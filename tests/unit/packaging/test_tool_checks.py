@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_a_start_without_tools_is_refused(corpus: Corpus, tmp_path: Path) -> Non
         told_of(CHAT_TEMPLATE, corpus)
     plain = {name: sentiment_examples(2, name=name) for name in SPLITS}
     assert told_of(CHAT_TEMPLATE, corpus_of(tmp_path / "plain", plain)) == "[]"
+
+
+def test_text_beside_calls_that_is_left_out_is_told(tmp_path: Path) -> None:
+    """Llama 3's template writes a call alone."""
+    said = replace(LIT.messages[1], content="Wait.")
+    spoken = replace(LIT, messages=(LIT.messages[0], said, *LIT.messages[2:]))
+    splits = {name: [LIT, spoken] for name in SPLITS}
+    corpus = corpus_of(tmp_path / "spoken", splits, facts={"with_tools": 6})
+    assert "the calls of 3 conversation(s) is not learnt" in told_of(source_of("llama3.2"), corpus)
+    assert told_of(source_of("qwen2.5"), corpus) == "[]"
 
 
 def test_tools_that_go_cannot_write_are_told(corpus: Corpus) -> None:
