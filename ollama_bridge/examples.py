@@ -183,6 +183,23 @@ def parse_message(item: object, *, where: str) -> Message:
     return Message(cast(Role, role), content, calls, name, call_id)
 
 
+def handed_on(value: Any) -> Any:
+    """A JSON value of a call or a tool as Ollama hands it on: keys by name, 1.0 as 1.
+
+    Halves of a surrogate pair in keys, which UTF-8 cannot have, are spelt out.
+    """
+    if isinstance(value, dict):
+        return {
+            key.encode("utf-8", "backslashreplace").decode(): handed_on(value[key])
+            for key in sorted(value)
+        }
+    if isinstance(value, list):
+        return [handed_on(one) for one in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
     """Write examples as JSONL; returns how many.
 

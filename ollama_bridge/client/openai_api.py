@@ -124,21 +124,25 @@ def _as_openai(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages of Ollama's API with calls and results as OpenAI has them.
 
     Arguments are JSON texts there, and a result names its call: where calls have no ids, they get
-    numbers, which the results take in their order.
+    numbers, which the results take by the names of their tools, else in their order.
     """
     found: list[dict[str, Any]] = []
-    waiting: list[str] = []
+    waiting: dict[str, str] = {}  # ids to names
     for message in messages:
         said = {name: value for name, value in message.items() if name != "tool_name"}
         if calls := message.get("tool_calls"):
-            waiting = [call.get("id") or f"call_{len(found)}_{n}" for n, call in enumerate(calls)]
+            ids = [call.get("id") or f"call_{len(found)}_{n}" for n, call in enumerate(calls)]
+            functions = [call["function"] for call in calls]
+            waiting = {id_: one["name"] for id_, one in zip(ids, functions, strict=True)}
             said["tool_calls"] = [
-                {"id": id_, "type": "function", "function": _written(call["function"])}
-                for id_, call in zip(waiting, calls, strict=True)
+                {"id": id_, "type": "function", "function": _written(one)}
+                for id_, one in zip(ids, functions, strict=True)
             ]
         elif message["role"] == "tool" and waiting:
-            said["tool_call_id"] = message.get("tool_call_id") or waiting[0]
-            waiting = [id_ for id_ in waiting if id_ != said["tool_call_id"]]
+            named = (id_ for id_, name in waiting.items() if name == message.get("tool_name"))
+            own = message.get("tool_call_id") or next(named, next(iter(waiting)))
+            said["tool_call_id"] = own
+            waiting.pop(own, None)
         found.append(said)
     return found
 

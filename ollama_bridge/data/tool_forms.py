@@ -15,9 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.data.cleaning import storable
 from ollama_bridge.errors import DataError
-from ollama_bridge.examples import Call, Message
+from ollama_bridge.examples import Call, Message, handed_on
 
 A_TOOL = (
     'tools stand beside the messages: "tools": [{"type": "function", "function": {"name": "...", '
@@ -150,7 +149,7 @@ class ToolReader:
         if "anyOf" in kept:
             kept["anyOf"] = [self._parameter(one, name) for one in kept["anyOf"]]
         if "items" in kept:
-            kept["items"] = _sorted(kept["items"])
+            kept["items"] = handed_on(kept["items"])
         if "properties" in kept:
             kept["properties"] = self._properties(kept["properties"])
         return kept
@@ -221,7 +220,7 @@ def calls_of(item: object, tools: Sequence[Mapping[str, Any]], *, where: str) ->
         if not _is_finite(arguments):
             raise DataError(f"{where} calls {name} with a number that JSON has not")
         if is_text or isinstance(said, str):  # no table has gaps in a text
-            arguments = _sorted(arguments)
+            arguments = handed_on(arguments)
         else:
             arguments = _without_gaps(arguments, offered[name])
         found.append(Call(name, arguments, _id(call)))
@@ -309,7 +308,7 @@ def _without_gaps(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> di
         for name, value in arguments.items()
         if value is not None or _takes_null(known.get(name))
     }
-    found: dict[str, Any] = _sorted(kept)
+    found: dict[str, Any] = handed_on(kept)
     return found
 
 
@@ -318,17 +317,6 @@ def _takes_null(parameter: Mapping[str, Any] | None) -> bool:
         return False
     types, choices = parameter.get("type", ()), parameter.get("enum", ())
     return "null" in types or None in choices or any(map(_takes_null, parameter.get("anyOf", ())))
-
-
-def _sorted(value: Any) -> Any:
-    """A JSON value as a Go template writes it: keys by name, 1.0 as 1."""
-    if isinstance(value, dict):
-        return {storable(key): _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_sorted(one) for one in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    return value
 
 
 def _is_finite(value: object) -> bool:

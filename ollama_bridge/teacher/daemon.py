@@ -142,7 +142,11 @@ def _work(
         # daemon's answers see `_is_of_before`.
         version=3 if settings.base_url is None else 4,
         inputs={"corpus": corpus.digest, "model": identity},
-        settings=deciding(settings, labels),
+        settings={
+            **deciding(settings, labels),
+            # Before: only the arguments themselves came by name, not what is in them.
+            **({"calls": "by name"} if corpus.manifest.facts.get("with_tools") else {}),
+        },
         seed=corpus.manifest.work.seed,
     )
 

@@ -14,7 +14,7 @@ from ollama_bridge.client.jobs.records import reply_from_record
 from ollama_bridge.client.values import Reply
 from ollama_bridge.digests import digest_text
 from ollama_bridge.errors import DaemonError
-from ollama_bridge.examples import Call, Example, Message
+from ollama_bridge.examples import Call, Example, Message, handed_on
 from ollama_bridge.recipe.config import TeacherSection
 from ollama_bridge.teacher.replies import brings_what_is_learnt
 from ollama_bridge.teacher.respondent import AnswerLimits, Respondent
@@ -107,9 +107,7 @@ class Writing:
         if verdict == KEPT and not offered.issuperset(one.name for one in reply.tool_calls):
             verdict = NOT_OFFERED
         # Ids are drawn anew for each call: there is nothing to learn in them.
-        calls = tuple(
-            Call(one.name, dict(sorted(one.arguments.items()))) for one in reply.tool_calls
-        )
+        calls = tuple(Call(one.name, handed_on(dict(one.arguments))) for one in reply.tool_calls)
         return verdict, with_answer(example, text, calls)
 
 

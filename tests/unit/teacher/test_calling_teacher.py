@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ def calls(asked: Asked) -> Turn:
         return Turn(pieces=[], tool_calls=[("unknown", {})])
     if said["role"] == "tool":
         return Turn(pieces=["It is lit."])
-    return Turn(pieces=[], tool_calls=[("set_lamp", {"room": "cellar", "on": True})])
+    arguments = {"room": "cellar", "on": True}
+    if said["content"] == "nested":
+        arguments |= {"at": {"z": 1.0, "a": 2}}
+    return Turn(pieces=[], tool_calls=[("set_lamp", arguments)])
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def test_a_teachers_calls_are_learnt(daemon: FakeDaemon, tmp_path: Path) -> None
     """It is offered the tools; its calls become the answer, those of unknown tools do not."""
     waits = example(*LIT.messages[:3], id_="waits")
     splits = {
-        "train": [asks("train"), asks("other"), waits],
+        "train": [asks("train"), asks("other"), asks("nested"), waits],
         "validation": [LIT],
         "test": [asks("test")],
     }
@@ -73,11 +77,13 @@ def test_a_teachers_calls_are_learnt(daemon: FakeDaemon, tmp_path: Path) -> None
     answered = written(corpus, daemon, tmp_path)
     assert all(body["tools"] == list(TOOLS) for body in daemon.questions)
     train = {one.id: one for one in read_examples(answered.split_path("train"))}
-    assert set(train) == {"train", "waits"}
+    assert set(train) == {"train", "nested", "waits"}
+    (made,) = train["nested"].messages[-1].calls  # in the order in which data have it
+    assert json.dumps(made.arguments) == '{"at": {"a": 2, "z": 1}, "on": true, "room": "cellar"}'
     assert train["train"].messages[-1] == LAMP  # without the id, which is another each time
     assert train["waits"].messages[-1] == LIT.messages[-1]
     card = json.loads((answered.path / "card.json").read_text())
-    assert card["outcomes"]["train"] == {"calls of tools that are not offered": 1, "kept": 2}
+    assert card["outcomes"]["train"] == {"calls of tools that are not offered": 1, "kept": 3}
     assert answered.manifest.facts["with_tools"] == 5
 
 
@@ -144,6 +150,14 @@ def test_an_api_gets_tools_and_gives_calls_as_openai_has_them() -> None:
     assert made["tool_calls"][0]["function"]["arguments"] == '{"on": true, "room": "cellar"}'
     assert [one["tool_call_id"] for one in said] == ids
     assert not any("tool_name" in one for one in said)
+    turned = [*messages[:2], *results[::-1]]
+    turned[1] = replace(two, calls=(*LAMP.calls, Call("clock")))  # without ids, by name
+    turned[2] = replace(results[1], call_id="")
+    call = chat_completion("big", turned, max_tokens=9, temperature=0, seed=3, tools=TOOLS)
+    asyncio.run(ask())
+    _, made, *said = sent[1]["messages"]
+    ids = [one["id"] for one in made["tool_calls"]]
+    assert [one["tool_call_id"] for one in said] == ids[::-1]
     function["arguments"] = "[1]"
     with pytest.raises(ReplyInvalidError, match="no JSON object"):
         read_completion({"choices": [{"message": asked, "finish_reason": "stop"}]}, model="big")
