@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
+import typer.main
 from hypothesis import settings
 
 # An example that took long on a busy machine shows nothing. Every run draws the same ones, so that
@@ -12,6 +14,10 @@ from hypothesis import settings
 settings.register_profile("searching", settings(), deadline=None, derandomize=False)
 settings.register_profile("repeatable", settings.get_profile("searching"), derandomize=True)
 settings.load_profile("repeatable")
+
+# Typer makes all of our commands out of their annotations whenever one is run: 0.1 s, in which
+# nothing happens that a test could see. Before test files are read, for some take it by name.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 # Caches that the live tier may share with the user; everything else of ours is kept out.
 _KEPT = {"OLLAMA_BRIDGE_DAEMON_DIR", "OLLAMA_BRIDGE_ASSETS_DIR", "OLLAMA_BRIDGE_REQUIRE_LIVE"}
