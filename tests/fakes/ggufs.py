@@ -135,10 +135,11 @@ def decoded(path: Path) -> Mapping[str, np.ndarray[Any, Any]]:
     }
 
 
-def metadata_of(path: Path) -> dict[str, Any]:
-    """Every key of a GGUF."""
+def metadata_of(gguf: Path | GGUFReader) -> dict[str, Any]:
+    """Every key of a GGUF; of a large vocabulary, reading is what takes long."""
+    reader = gguf if isinstance(gguf, GGUFReader) else GGUFReader(gguf)
     return {
         name: field.contents()
-        for name, field in GGUFReader(path).fields.items()
+        for name, field in reader.fields.items()
         if not name.startswith("GGUF.")
     }

@@ -145,7 +145,7 @@ def assert_same(source: Path, type_: str, llama_cpp: LlamaCpp, folder: Path) -> 
         assert tensor.tensor_type == other.tensor_type, tensor.name
         assert bytes(tensor.data) == bytes(other.data), tensor.name
 
-    new, old = metadata_of(folder / "ours" / "model.gguf"), metadata_of(folder / "theirs.gguf")
+    new, old = metadata_of(ours), metadata_of(theirs)
     allowed = {*DIFFERENCES, *(f"{old['general.architecture']}.{key}" for key in EXPLICIT)}
     for name in {*new, *old}:
         if name.startswith("ollama_bridge.") or name in allowed:
