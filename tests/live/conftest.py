@@ -23,8 +23,22 @@ from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.models.reference.values import with_reference_values
 from ollama_bridge.models.sources.resolve import resolve_model
 
+# Files that take longest, a minute each and more, in this order: begun last, one would leave a
+# process alone at the end of a run by several.
+LONGEST = (
+    *("test_live_build.py", "test_live_eras.py", "test_live_converter_oracle.py"),
+    *("test_live_register.py", "test_live_quantize.py", "test_live_architectures.py"),
+    *("test_live_chat.py", "test_live_package.py", "test_live_teacher.py", "test_live_verify.py"),
+)
+
 # Takes ten minutes to build, and some to be tried: where it was installed it is, CI does without.
 OPTIONAL_VERSIONS = ("0.33.3",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others by name, as they are found."""
+    places = {Path(__file__).with_name(name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 def absent(what: str, command: str) -> NoReturn:
