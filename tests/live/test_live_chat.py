@@ -262,7 +262,7 @@ def test_requests_that_wait_are_counted(daemon: PrivateDaemon) -> None:
         questions = [f"Tell long story {number}." for number in range(runner.slots + 3)]
         with ThreadPoolExecutor(len(questions)) as pool:
             answers = [
-                pool.submit(client.generate, TAG, question, options={"num_predict": 100})
+                pool.submit(client.generate, TAG, question, options={"num_predict": 40})
                 for question in questions
             ]
             looks = []
