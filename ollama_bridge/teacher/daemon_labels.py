@@ -18,8 +18,7 @@ from ollama_bridge.client.jobs.batch_log import BatchLog
 from ollama_bridge.client.jobs.jobs import Away, BatchLimits, GivenUp
 from ollama_bridge.client.jobs.runner import run_batch
 from ollama_bridge.encoding.encode import EncodedExample, Tokenizer, tokenizer_digest
-from ollama_bridge.encoding.end_keys import key_of_ends
-from ollama_bridge.encoding.row_dates import key_of_dates
+from ollama_bridge.encoding.row_keys import key_of_rows
 from ollama_bridge.errors import ConfigError, DaemonUnreachableError
 from ollama_bridge.examples import read_examples
 from ollama_bridge.label_store.formats import TopKFormat
@@ -97,7 +96,7 @@ def label_by_daemon(
         max_length=max_length,
         in_blanks=in_blanks,
         falls_back=vocabulary.falls_back,
-        rows={**key_of_ends(tokenizer, corpus), **key_of_dates(tokenizer)},
+        rows=key_of_rows(tokenizer, corpus),
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
         if draft.finished is not None:
@@ -141,8 +140,8 @@ def _work(
 ) -> Work:
     """What decides the labels.
 
-    ``identity`` is the respondent's, ``rows`` are of ``end_keys`` and ``row_dates``; ``falls_back``
-    is of the student's ``TokenBytes``.
+    ``identity`` is the respondent's, ``rows`` are of ``row_keys``; ``falls_back`` is of the
+    student's ``TokenBytes``.
     """
     return Work(
         kind=SoftLabels.kind,

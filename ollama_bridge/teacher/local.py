@@ -13,8 +13,7 @@ import torch
 from ollama_bridge.alignment.token_text import writes_bytes
 from ollama_bridge.encoding.batches import Batches
 from ollama_bridge.encoding.encode import Tokenizer, tokenizer_digest
-from ollama_bridge.encoding.end_keys import key_of_ends, key_of_matched_ends
-from ollama_bridge.encoding.row_dates import key_of_dates
+from ollama_bridge.encoding.row_keys import key_of_rows, key_of_teachers_rows
 from ollama_bridge.errors import ModelError
 from ollama_bridge.label_store.formats import TopKFormat, format_of
 from ollama_bridge.label_store.info import StoreInfo, row_key
@@ -84,8 +83,7 @@ def label(
     of_teacher: dict[str, str] = {}
     learner = student if student and is_carried(teacher, student, settings) else None
     if learner is not None:
-        read_by_teacher = key_of_matched_ends(tokenizer, corpus) | key_of_dates(tokenizer)
-        of_teacher = {f"teacher's {name}": value for name, value in read_by_teacher.items()}
+        of_teacher = key_of_teachers_rows(tokenizer, corpus)
     work = _work(
         teacher,
         corpus,
@@ -93,7 +91,7 @@ def label(
         student=student,
         max_length=max_length,
         dtype=dtype,
-        rows={**key_of_ends(own_tokenizer, corpus), **key_of_dates(own_tokenizer), **of_teacher},
+        rows={**key_of_rows(own_tokenizer, corpus), **of_teacher},
         falls_back=learner is not None and not writes_bytes(own_tokenizer),
     )
     with Timed(reporter, STAGE) as timer, open_draft(out_dir, work, reporter=reporter) as draft:
@@ -141,7 +139,7 @@ def _work(
     rows: Mapping[str, str],
     falls_back: bool,
 ) -> Work:
-    """What decides the labels; ``rows`` are of ``end_keys`` and ``row_dates``.
+    """What decides the labels; ``rows`` are of ``row_keys``.
 
     ``falls_back``: the student has tokens of bytes that it writes where it has no other.
     """

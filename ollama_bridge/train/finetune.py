@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ollama_bridge.encoding.end_keys import key_of_ends
-from ollama_bridge.encoding.row_dates import key_of_dates
+from ollama_bridge.encoding.row_keys import key_of_rows
 from ollama_bridge.models.compute.forward import CausalModel
 from ollama_bridge.models.compute.memory import memory_is_enough
 from ollama_bridge.models.compute.precision import Precision
@@ -141,7 +140,6 @@ def _work(
     labels: tuple[str, ...],
 ) -> Work:
     """What decides the tuned checkpoint."""
-    tokenizer = load_tokenizer(base.path)
     return Work(
         kind=Checkpoint.kind,
         stage=STAGE,
@@ -151,8 +149,7 @@ def _work(
             **_effective(settings),
             "system": system,
             "labels": list(labels),
-            **key_of_ends(tokenizer, corpus),
-            **key_of_dates(tokenizer),
+            **key_of_rows(load_tokenizer(base.path), corpus),
             **key_of_last_answers(settings, corpus, labels),
         },
         seed=settings.seed,
