@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,23 +136,17 @@ def train(
 
     with (
         random_numbers_aside(precision.device),
-        training_attention(model, longest=longest),
-        fused_norms(model),
-        fused_rotation(model),
-        lean_activations(model),
-        lean_products(model.base_model),
+        _quick_to_train(model, longest=longest),
         PeakMemory(precision.device, interval_s=_MEMORY_INTERVAL_S) as memory,
-        contextlib.ExitStack() as inside,
     ):
         model.train()
         plan, foretold = run.planned(resumed=saved is not None)
-        hint = less_memory(settings, plan, longest=batches.longest)
-        inside.enter_context(memory_is_enough(hint))
-        meter = Meter(stage, sum(totals), reporter, memory)
-        torch.manual_seed(settings.seed)
-        for number in range(first, len(phases)):
-            resumed = saved is not None and number == first
-            run.train_phase(number, plan, meter, resumed=resumed)
+        with memory_is_enough(less_memory(settings, plan, longest=batches.longest)):
+            meter = Meter(stage, sum(totals), reporter, memory)
+            torch.manual_seed(settings.seed)
+            for number in range(first, len(phases)):
+                resumed = saved is not None and number == first
+                run.train_phase(number, plan, meter, resumed=resumed)
     run.keep_best()
     weights.put_back()
     model.eval()
@@ -163,6 +157,19 @@ def train(
     for one in written:
         facts |= one.facts()
     return TrainingResult(position.log, facts, plan, position.best, ranks.size)
+
+
+@contextlib.contextmanager
+def _quick_to_train(model: CausalModel, *, longest: int) -> Iterator[None]:
+    """Inside the block the model trains in less time and memory than transformers' own."""
+    with (
+        training_attention(model, longest=longest),
+        fused_norms(model),
+        fused_rotation(model),
+        lean_activations(model),
+        lean_products(model.base_model),
+    ):
+        yield
 
 
 @dataclass(frozen=True)
