@@ -11,8 +11,8 @@ import pytest
 import yaml
 from fakes.listening import Listener
 
+import ollama_bridge.data.making_splits
 import ollama_bridge.data.packages
-import ollama_bridge.data.prepare
 from ollama_bridge.data.chat_forms import A_LINE
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import ConfigError, DataError
@@ -266,7 +266,7 @@ def test_a_long_search_is_told_before_it_begins(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stage that says nothing for half an hour looks as if it hung."""
-    monkeypatch.setattr(ollama_bridge.data.prepare, "_LONG_SEARCH_TEXTS", 2)
+    monkeypatch.setattr(ollama_bridge.data.making_splits, "_LONG_SEARCH_TEXTS", 2)
     for keeps in ("leave_out", "keep"):
         listener = Listener()
         data = DataSection.model_validate({"source": "vader", "near_duplicates": keeps})
