@@ -15,8 +15,9 @@ from ollama_bridge.client.answers.demands import (
     check_level,
     level_asked,
 )
+from ollama_bridge.client.readers import read_details, read_running
 from ollama_bridge.client.steps import Fetch, Fetching
-from ollama_bridge.client.values import RunningModel, read_details, read_running
+from ollama_bridge.client.values import RunningModel
 from ollama_bridge.client.wire.exchange import Call
 from ollama_bridge.errors import (
     DaemonBusyError,

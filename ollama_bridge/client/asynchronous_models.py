@@ -9,16 +9,9 @@ from typing import Any
 from ollama_bridge.client import calls
 from ollama_bridge.client.answers.demands import Known
 from ollama_bridge.client.options import Options
+from ollama_bridge.client.readers import read_details, read_models, read_running, read_version
 from ollama_bridge.client.requests import KeepAlive
-from ollama_bridge.client.values import (
-    ModelDetails,
-    ModelSummary,
-    RunningModel,
-    read_details,
-    read_models,
-    read_running,
-    read_version,
-)
+from ollama_bridge.client.values import ModelDetails, ModelSummary, RunningModel
 from ollama_bridge.client.wire.exchange import Call, check_status
 from ollama_bridge.client.wire.lines import parse_line
 from ollama_bridge.client.wire.statuses import StatusReader

@@ -16,6 +16,7 @@ from ollama_bridge.client.measuring import measure
 from ollama_bridge.client.options import Options
 from ollama_bridge.client.procedures import BlockingProcedures
 from ollama_bridge.client.questions import Question, to_call
+from ollama_bridge.client.readers import read_rendered
 from ollama_bridge.client.requests import (
     Asking,
     Format,
@@ -26,14 +27,7 @@ from ollama_bridge.client.requests import (
     ToolLike,
 )
 from ollama_bridge.client.steps import drive, fetch
-from ollama_bridge.client.values import (
-    Done,
-    Embeddings,
-    NextToken,
-    Reply,
-    StreamEvent,
-    read_rendered,
-)
+from ollama_bridge.client.values import Done, Embeddings, NextToken, Reply, StreamEvent
 from ollama_bridge.client.wire.address import read_address
 from ollama_bridge.client.wire.exchange import Call, Timeouts
 from ollama_bridge.client.wire.given import retries_given, timeouts_given

@@ -9,8 +9,9 @@ from dataclasses import astuple, replace
 from typing import Any
 
 from ollama_bridge.client.measuring import measure
+from ollama_bridge.client.readers import read_embeddings
 from ollama_bridge.client.steps import Fetch, Fetching, Pause
-from ollama_bridge.client.values import Embeddings, Timings, read_embeddings
+from ollama_bridge.client.values import Embeddings, Timings
 from ollama_bridge.client.wire.exchange import Call, Timeouts
 from ollama_bridge.client.wire.retries import Attempts, Retries
 from ollama_bridge.errors import (

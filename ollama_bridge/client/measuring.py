@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from ollama_bridge.client.calls import PS
+from ollama_bridge.client.readers import read_running
 from ollama_bridge.client.steps import Fetch, Fetching
-from ollama_bridge.client.values import context_in_use, read_running
+from ollama_bridge.client.values import context_in_use
 from ollama_bridge.client.wire.exchange import Call
 from ollama_bridge.client.wire.fields import read_fields
 from ollama_bridge.client.wire.refusals import overflow_text, unbatched_text

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from ollama_bridge.client.answers.thinking import thinking_apart
+from ollama_bridge.client.readers import read_logprobs
 from ollama_bridge.client.requests import MessageLike, message_list
-from ollama_bridge.client.values import Reply, Timings, ToolCall, read_logprobs
+from ollama_bridge.client.values import Reply, Timings, ToolCall
 from ollama_bridge.client.wire.address import read_address
 from ollama_bridge.client.wire.exchange import Call, Timeouts
 from ollama_bridge.client.wire.fields import Fields, read_fields
@@ -30,7 +31,7 @@ from ollama_bridge.errors import (
     RequestRejectedError,
 )
 
-KEY_VARIABLE = "OPENAI_API_KEY"
+_KEY_VARIABLE = "OPENAI_API_KEY"
 _PATH = "/chat/completions"
 _WHERE = "a chat completion"
 
@@ -59,7 +60,7 @@ class OpenAIClient(AsyncClosing):
             raise ConfigError(
                 f"{base_url!r} is not a base URL", hint="write it as http://127.0.0.1:8000/v1"
             )
-        address = read_address(base_url, key_variable=KEY_VARIABLE)
+        address = read_address(base_url, key_variable=_KEY_VARIABLE)
         self._url = address.url
         self._transport = AsyncTransport(address, timeouts or Timeouts(), transport)
 
@@ -88,8 +89,8 @@ class OpenAIClient(AsyncClosing):
             whole = f"write it with its version: {self._url}/v1"
             models = f"see which models there are: curl {quote(self._url)}/models"
             error.hint = {
-                401: f"set {KEY_VARIABLE}",
-                403: f"set {KEY_VARIABLE} to a key that may use {error.model}",
+                401: f"set {_KEY_VARIABLE}",
+                403: f"set {_KEY_VARIABLE} to a key that may use {error.model}",
                 404: models if urlsplit(self._url).path else whole,
             }.get(error.status_code)
 

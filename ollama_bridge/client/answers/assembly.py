@@ -13,6 +13,7 @@ from ollama_bridge.client.answers.thinking import (
     ThinkingSplitter,
     opens_thinking,
 )
+from ollama_bridge.client.readers import read_logprobs, read_timings, read_tool_calls
 from ollama_bridge.client.values import (
     Cut,
     Done,
@@ -23,9 +24,6 @@ from ollama_bridge.client.values import (
     Thinking,
     TokenLogprob,
     ToolCall,
-    read_logprobs,
-    read_timings,
-    read_tool_calls,
 )
 from ollama_bridge.client.wire.fields import Fields
 from ollama_bridge.client.wire.lines import parse_line
