@@ -85,7 +85,7 @@ class AnswerView:
         reply = None
         for event in events:
             reply = _noted(event, reply)
-            record = event_record(event)
+            record = _event_record(event)
             line_json(record if model is None else {"model": model, **record})
         return reply
 
@@ -145,7 +145,7 @@ def _noted(event: SessionEvent, reply: Reply | None) -> Reply | None:
     return event.reply if isinstance(event, Done) else reply
 
 
-def event_record(event: SessionEvent) -> dict[str, Any]:
+def _event_record(event: SessionEvent) -> dict[str, Any]:
     """An event for programs: which one, and what it brings."""
     match event:
         case Thinking() | Text():

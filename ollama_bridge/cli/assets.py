@@ -98,10 +98,8 @@ def modelfiles_copy(
 
 
 def _tell(rows: list[dict[str, str]], *, as_json: bool) -> None:
-    if as_json:
-        output.data_json(rows)
-    else:
-        output.table([{name.upper(): value for name, value in row.items()} for row in rows])
+    table = [{name.upper(): value for name, value in row.items()} for row in rows]
+    output.listing(rows, table, as_json=as_json)
 
 
 def _show(group: AssetGroup, name: str, *, as_json: bool) -> None:

@@ -33,10 +33,8 @@ def models_ls(as_json: options.JSONOption = False) -> None:
     from ollama_bridge.models.sources.catalogue import list_cached
 
     models = list_cached(_models_dir())
-    if as_json:
-        output.data_json([model.to_dict() for model in models])
-        return
-    output.table(
+    output.listing(
+        [model.to_dict() for model in models],
         [
             {
                 "ID": model.folder.name,
@@ -46,7 +44,8 @@ def models_ls(as_json: options.JSONOption = False) -> None:
                 "LAST USED": model.used_at,
             }
             for model in models
-        ]
+        ],
+        as_json=as_json,
     )
 
 
@@ -60,9 +59,6 @@ def models_show(model: ModelArgument, as_json: options.JSONOption = False) -> No
     from ollama_bridge.models.sources.catalogue import find_cached, summarize
 
     found = summarize(find_cached(_models_dir(), model))
-    if as_json:
-        output.data_json(found.to_dict())
-        return
     made_of = [f"{role} {digest}" for role, digest in found.inputs.items()]
     output.fields(
         {
@@ -73,7 +69,8 @@ def models_show(model: ModelArgument, as_json: options.JSONOption = False) -> No
             "size": f"{output.size(found.size_bytes)} ({output.size(found.own_bytes)} its own)",
             "last used": found.used_at,
         },
-        as_json=False,
+        found.to_dict(),
+        as_json=as_json,
     )
 
 

@@ -30,9 +30,6 @@ def labels_ls(as_json: options.JSONOption = False) -> None:
     from ollama_bridge.label_store.catalogue import list_stores
 
     stores = list_stores(_stores_dir())
-    if as_json:
-        output.data_json([store.to_dict() for store in stores])
-        return
     rows = [
         {
             "ID": store.info.store_id,
@@ -46,7 +43,7 @@ def labels_ls(as_json: options.JSONOption = False) -> None:
         }
         for store in stores
     ]
-    output.table(rows)
+    output.listing([store.to_dict() for store in stores], rows, as_json=as_json)
 
 
 @app.command("show")
@@ -59,9 +56,6 @@ def labels_show(store: StoreArgument, as_json: options.JSONOption = False) -> No
     from ollama_bridge.label_store.catalogue import find_store, summarize
 
     found = summarize(find_store(_stores_dir(), store))
-    if as_json:
-        output.data_json(found.to_dict())
-        return
     output.fields(
         {
             "id": found.info.store_id,
@@ -76,7 +70,8 @@ def labels_show(store: StoreArgument, as_json: options.JSONOption = False) -> No
             "size": f"{output.size(found.size_bytes)} ({found.bytes_per_token:.1f} bytes a token)",
             "used by": "\n         ".join(map(str, found.used_by)) or "(none)",
         },
-        as_json=False,
+        found.to_dict(),
+        as_json=as_json,
     )
 
 

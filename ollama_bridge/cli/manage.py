@@ -110,9 +110,6 @@ def ps(
     """
     with _client(host) as client:
         running = [one for one in client.ps() if options.begins_with(one.name, prefix)]
-    if as_json:
-        output.data_json([asdict(one) for one in running])
-        return
     rows = [
         {
             "NAME": one.name,
@@ -124,7 +121,7 @@ def ps(
         }
         for one in running
     ]
-    output.table(rows)
+    output.listing([asdict(one) for one in running], rows, as_json=as_json)
 
 
 def cp(

@@ -241,9 +241,6 @@ def ls(
 
     with Client(host) as client:
         models = [one for one in client.list() if options.begins_with(one.name, prefix)]
-    if as_json:
-        output.data_json([asdict(model) for model in models])
-        return
     rows = [
         {
             "NAME": model.name,
@@ -253,7 +250,7 @@ def ls(
         }
         for model in models
     ]
-    output.table(rows)
+    output.listing([asdict(model) for model in models], rows, as_json=as_json)
 
 
 def show(

@@ -113,10 +113,22 @@ def table(rows: Sequence[Mapping[str, object]]) -> None:
     Console().print(view)
 
 
-def fields(values: Mapping[str, object], *, as_json: bool) -> None:
-    """Print one thing's fields, a line each, or as JSON."""
+def listing(
+    document: Sequence[object], rows: Sequence[Mapping[str, object]], *, as_json: bool
+) -> None:
+    """Print many things: as a table for people, or as one JSON document."""
     if as_json:
-        data_json(dict(values))
+        data_json(document)
+    else:
+        table(rows)
+
+
+def fields(
+    values: Mapping[str, object], document: Mapping[str, object] | None = None, *, as_json: bool
+) -> None:
+    """Print one thing's fields, a line each, or as JSON: these, or a document of more."""
+    if as_json:
+        data_json(dict(values if document is None else document))
         return
     width = max((len(name) for name in values), default=0)
     data("\n".join(f"{name:<{width}}  {value}" for name, value in values.items()))
@@ -138,7 +150,7 @@ def say(text: str) -> None:
 def fail(error: OllamaBridgeError, *, as_json: bool) -> int:
     """Print an error and what to do about it; returns the exit code."""
     if as_json:
-        line_json(error_document(error))
+        line_json(_error_document(error))
     say(f"error: {error.message}")
     if error.hint:
         say(f"fix:   {error.hint}")
@@ -160,7 +172,7 @@ def interrupted(*, resumes: bool, as_json: bool, code: int) -> None:
     say(f"{word}; {hint}" if hint else word)
 
 
-def error_document(error: OllamaBridgeError) -> dict[str, object]:
+def _error_document(error: OllamaBridgeError) -> dict[str, object]:
     """An error as programs read it, on stdout in place of what was asked for."""
     return _document(type(error).__name__, error.message, error.hint, error.exit_code)
 

@@ -56,10 +56,8 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
                 "at": last_told(run / EVENTS_NAME) if state == "running" else None,
             }
         )
-    if as_json:
-        output.data_json(rows)
-        return
-    output.table(
+    output.listing(
+        rows,
         [
             {
                 "NAME": row["name"],
@@ -69,7 +67,8 @@ def runs_ls(as_json: options.JSONOption = False) -> None:
                 "AT": row["at"] or "",
             }
             for row in rows
-        ]
+        ],
+        as_json=as_json,
     )
 
 
@@ -95,10 +94,8 @@ def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
                 hint=f"remove the folder to build it again: rm -r {quote(str(stage))}",
             ) from exc
         rows.append({"artefact": stage.relative_to(folder).as_posix(), **told})
-    if as_json:
-        output.data_json(rows)
-        return
-    output.table(
+    output.listing(
+        rows,
         [
             {
                 "ARTEFACT": row["artefact"],
@@ -108,7 +105,8 @@ def runs_show(run: RunArgument, as_json: options.JSONOption = False) -> None:
                 "FACTS": json.dumps(row["facts"], ensure_ascii=False),
             }
             for row in rows
-        ]
+        ],
+        as_json=as_json,
     )
 
 
