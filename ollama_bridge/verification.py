@@ -47,7 +47,6 @@ from ollama_bridge.verify.certificate import (
     SET_OTHERWISE,
     TENSORS,
     TOKEN_COUNT,
-    WINDOW,
     Certificate,
     Check,
 )
@@ -122,7 +121,7 @@ def verify_tag(
         if recorded_noise(details.model_info) is None:  # else no preset names its types
             types = check_types(certificate.type, details.raw)
             if types is not None:
-                certificate = _with_checks(certificate, (types,), before=LOG_PROBABILITIES)
+                certificate = certificate.with_checks(types, before=LOG_PROBABILITIES)
         if against is not None:
             certificate = _with_file(certificate, blob, against, reference, details.model_info)
             certificate = _with_carried(certificate, reference, details.model_info)
@@ -130,8 +129,7 @@ def verify_tag(
             certificate = _with_numbers(certificate, reference, details.model_info)
         attached = _check_attachments(client, tag)
         if attached is not None:
-            checks = (*certificate.checks, attached)
-            certificate = certificate.model_copy(update={"checks": checks})
+            certificate = certificate.with_checks(attached)
         if _digest_of(client, tag) != served:
             raise DaemonError(
                 f"{tag} was replaced while it was verified: what was found is of no one tag",
@@ -203,7 +201,7 @@ def _with_adapter(certificate: Certificate) -> Certificate:
         "the tag has an ADAPTER, with which its file answers otherwise than its "
         f"checkpoint: {failure.difference}",
     )
-    return _with_checks(certificate, (named,), before=LOG_PROBABILITIES)
+    return certificate.with_checks(named, before=LOG_PROBABILITIES)
 
 
 def _with_sampling(
@@ -211,15 +209,7 @@ def _with_sampling(
 ) -> Certificate:
     """Say what the tag sets otherwise: its own Modelfile cannot tell, whoever changed it."""
     said = describe_sampling(modelfile.parameters, choose_parameters(reference, {}), reference)
-    return _with_number(certificate, PARAMETERS, SET_OTHERWISE, said) if said else certificate
-
-
-def _with_number(certificate: Certificate, check: str, key: str, said: str) -> Certificate:
-    checks = tuple(
-        one.model_copy(update={"numbers": {**one.numbers, key: said}}) if one.name == check else one
-        for one in certificate.checks
-    )
-    return certificate.model_copy(update={"checks": checks})
+    return certificate.with_number(PARAMETERS, SET_OTHERWISE, said) if said else certificate
 
 
 def _with_file(
@@ -238,11 +228,11 @@ def _with_file(
     else:
         whole = _whole_vocabulary(checkpoint, metadata)
         if whole is not None:
-            certificate = _with_checks(certificate, (whole,), before=TOKEN_COUNT)
+            certificate = certificate.with_checks(whole, before=TOKEN_COUNT)
         return _with_tensors(certificate, blob.path, checkpoint.path)
     if REFERENCE_KEY in metadata:  # of our converter, whose keys are known; else defaults count
         certificate = _with_numbers(certificate, reference, metadata)
-    return _with_number(certificate, LOG_PROBABILITIES, NOT_COMPARED, why)
+    return certificate.with_number(LOG_PROBABILITIES, NOT_COMPARED, why)
 
 
 def _with_numbers(
@@ -250,7 +240,7 @@ def _with_numbers(
 ) -> Certificate:
     """Compare the numbers of a file of ours: a wrong window shows in no answer of a probe."""
     found = check_numbers(reference, metadata)
-    return _with_checks(certificate, found, before=LOG_PROBABILITIES)
+    return certificate.with_checks(*found, before=LOG_PROBABILITIES)
 
 
 def _with_carried(
@@ -261,7 +251,7 @@ def _with_carried(
     if not carries_others(metadata.get(REFERENCE_KEY), reference, bounds):
         return certificate
     said = "the values that it carries are another model's, so that it is proven only --against "
-    return _with_number(certificate, LOG_PROBABILITIES, CARRIES_OTHERS, f"{said}its checkpoint")
+    return certificate.with_number(LOG_PROBABILITIES, CARRIES_OTHERS, f"{said}its checkpoint")
 
 
 def _whole_vocabulary(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> Check | None:
@@ -275,19 +265,6 @@ def _whole_vocabulary(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> Ch
     return check_whole_vocabulary({entry.key: entry.value for entry in entries}, metadata)
 
 
-def _with_checks(
-    certificate: Certificate, checks: tuple[Check, ...], *, before: str
-) -> Certificate:
-    """Put checks in front of the one whose failure they explain.
-
-    What is wrong with the file comes before what a version makes of the window that it names.
-    """
-    names = [one.name for one in certificate.checks]
-    first = names.index(WINDOW if before == LOG_PROBABILITIES and WINDOW in names else before)
-    checks = (*certificate.checks[:first], *checks, *certificate.checks[first:])
-    return certificate.model_copy(update={"checks": checks})
-
-
 def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Certificate:
     """Compare the file with the checkpoint: answers may hide a fault that is small, or far in."""
     from ollama_bridge.verify.tensor_check import compare_tensors
@@ -298,7 +275,7 @@ def _with_tensors(certificate: Certificate, gguf: Path, checkpoint: Path) -> Cer
         Check.of_file(METADATA, report.metadata, {"wrong_keys": len(report.metadata)}),
         Check.of_file(TENSORS, report.wrong, {"wrong_tensors": len(report.wrong), **noted}),
     )
-    return _with_checks(certificate, found, before=LOG_PROBABILITIES)
+    return certificate.with_checks(*found, before=LOG_PROBABILITIES)
 
 
 def _check_attachments(client: Client, tag: str) -> Check | None:

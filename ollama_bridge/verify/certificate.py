@@ -182,6 +182,30 @@ class Certificate(BaseModel):
             + (f"; {numbers[CARRIES_OTHERS]}" if CARRIES_OTHERS in numbers else "")
         )
 
+    def with_checks(self, *checks: Check, before: str | None = None) -> Certificate:
+        """The same with more checks: at the end, or in front of the one whose failure they explain.
+
+        What is wrong with the file comes before what a version makes of the window that it names.
+        """
+        names = [one.name for one in self.checks]
+        first = len(names)
+        if before is not None:
+            first = names.index(
+                WINDOW if before == LOG_PROBABILITIES and WINDOW in names else before
+            )
+        every = (*self.checks[:first], *checks, *self.checks[first:])
+        return self.model_copy(update={"checks": every})
+
+    def with_number(self, check: str, key: str, said: str) -> Certificate:
+        """The same with one more number of a check."""
+        checks = tuple(
+            one.model_copy(update={"numbers": {**one.numbers, key: said}})
+            if one.name == check
+            else one
+            for one in self.checks
+        )
+        return self.model_copy(update={"checks": checks})
+
     def raise_if_failed(self) -> None:
         """Raise for the first failed layer.
 
