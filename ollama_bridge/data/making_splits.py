@@ -56,10 +56,8 @@ def make_splits(
         said = lifted(near, "near duplicates", "near_duplicates", "keep")
         reporter.emit(Note(_STAGE, "warning", said))
     is_rendered = len(forged) > MAX_LEFT_OUT_SHARE * len(collected.candidates)
-    hints = [_AS_SAID] if is_rendered else []
-    if length := _tell_of_long(collected, data.max_chars, reporter):
-        hints.append(length)
-    _check_labels(unique, task, tally, hint="; ".join(hints) or None)
+    hint = _what_brings_back(collected, data.max_chars, reporter, is_rendered=is_rendered)
+    _check_labels(unique, task, tally, hint=hint)
     asked = Sizes(test=data.test_examples, validation=data.validation_examples)
     sizes = asked.scaled_to(len(unique))
     limits: dict[Split, tuple[str, int | None]] = {"train": ("max_examples", data.max_examples)}
@@ -130,17 +128,20 @@ def _leave_out_unfit(
     return fit, forged
 
 
-def _tell_of_long(collected: Collected, max_chars: int, reporter: Reporter) -> str | None:
-    """What brings back the texts that are too long."""
+def _what_brings_back(
+    collected: Collected, max_chars: int, reporter: Reporter, *, is_rendered: bool
+) -> str | None:
+    """What to do for the texts that did not fit; the reporter hears of those that are too long."""
+    hints = [_AS_SAID] if is_rendered else []
     longest = max(map(_chars, collected.candidates), default=0)
-    if longest <= max_chars:
-        return None
-    count = collected.tally.left_out[_too_long(max_chars)].total()
-    reporter.emit(Note(_STAGE, "warning", lifted(count, "texts", "max_chars", longest)))
-    return (
-        f"--set data.max_chars={longest} (what is longer than max_length tokens of distill and "
-        "teacher.tune is left out in training)"
-    )
+    if longest > max_chars:
+        count = collected.tally.left_out[_too_long(max_chars)].total()
+        reporter.emit(Note(_STAGE, "warning", lifted(count, "texts", "max_chars", longest)))
+        hints.append(
+            f"--set data.max_chars={longest} (what is longer than max_length tokens of distill and "
+            "teacher.tune is left out in training)"
+        )
+    return "; ".join(hints) or None
 
 
 def _spoken(candidate: Candidate) -> list[str]:

@@ -125,10 +125,7 @@ def forecast(
     trial = Trial(micro_step, batches, weights, device, ranks)
     available_bytes = _available_bytes(weights, device, ranks)
     trained = sum(parameter.numel() for parameter in weights.parameters.values())
-    moments_bytes = trained * MOMENT_BYTES
-    lasting_bytes = moments_bytes + trained * GRADIENT_BYTES
-    if lasting_bytes > available_bytes:
-        raise _too_large(lasting_bytes, available_bytes, "gradients and optimizer")
+    moments_bytes = _moments_bytes(trained, available_bytes)
     room_bytes = available_bytes / _RESERVE - moments_bytes
 
     one, twice = _one_example(trial, batches, settings, room_bytes)
@@ -144,17 +141,8 @@ def forecast(
         free_bytes=available_bytes,
         moments_bytes=moments_bytes,
     )
-    steps = [
-        search.fitting(
-            functools.partial(trial.heaviest, phase),
-            f"an example of {one.tokens} tokens in phase {phase + 1}",
-        )
-        for phase in range(len(phase_steps))
-    ]
-    beside = {
-        work.name: search.fitting(functools.partial(trial.beside, work), work.name, work.remedy)
-        for work in side_work
-    }
+    steps = [search.step(trial, phase) for phase in range(len(phase_steps))]
+    beside = {work.name: search.beside(trial, work) for work in side_work}
     plan = search.plan
     # Shares are whole examples, so one may be larger than the others: the limit holds it to size.
     if plan.micro_batch_tokens == share_tokens and ranks.size == 1:
@@ -208,14 +196,23 @@ class _Search:
     free_bytes: int
     moments_bytes: int
 
-    def fitting(
-        self, attempt: Callable[[Plan], Step], what: str, remedy: str | None = None
-    ) -> Step:
-        """The first attempt that fits.
+    def step(self, trial: Trial, phase: int) -> Step:
+        """The heaviest micro-step of a phase that fits.
 
         Raises:
             TrainingError: not even the smallest parts fit.
         """
+        what = f"an example of {self.least_tokens} tokens in phase {phase + 1}"
+        return self._fitting(functools.partial(trial.heaviest, phase), what)
+
+    def beside(self, trial: Trial, work: SideWork) -> Step:
+        """What is done beside the steps, likewise."""
+        return self._fitting(functools.partial(trial.beside, work), work.name, work.remedy)
+
+    def _fitting(
+        self, attempt: Callable[[Plan], Step], what: str, remedy: str | None = None
+    ) -> Step:
+        """The first attempt that fits."""
         room_bytes = self.free_bytes / _RESERVE - self.moments_bytes
         while (step := attempt(self.plan)).extra_bytes > room_bytes:
             smaller = self._smaller() if remedy is None else None
@@ -242,6 +239,15 @@ def _available_bytes(weights: Weights, device: torch.device, ranks: Ranks) -> in
     if device.type != "cuda":
         found_bytes = max(0, found_bytes - weights.gathered_bytes) // ranks.on_this_machine
     return -int(ranks.largest(-found_bytes))
+
+
+def _moments_bytes(trained: int, available_bytes: int) -> int:
+    """What the optimizer takes as long as the run lasts; gradients have to fit beside it."""
+    moments_bytes = trained * MOMENT_BYTES
+    lasting_bytes = moments_bytes + trained * GRADIENT_BYTES
+    if lasting_bytes > available_bytes:
+        raise _too_large(lasting_bytes, available_bytes, "gradients and optimizer")
+    return moments_bytes
 
 
 def _one_example(
