@@ -24,7 +24,7 @@ _CHECKOUT = {
 _SUFFIX = {"recipes": ".yaml", "prompts": ".jsonl", "modelfiles": ".Modelfile.j2"}
 
 
-def asset_dir(group: AssetGroup) -> Path:
+def _asset_dir(group: AssetGroup) -> Path:
     """The folder of one group of assets.
 
     Raises:
@@ -42,7 +42,7 @@ def asset_dir(group: AssetGroup) -> Path:
 def list_assets(group: AssetGroup) -> dict[str, Path]:
     """Names and files of one group, sorted by name."""
     suffix = _SUFFIX[group]
-    files = asset_dir(group).glob(f"*{suffix}")
+    files = _asset_dir(group).glob(f"*{suffix}")
     return dict(sorted((file.name.removesuffix(suffix), file) for file in files))
 
 

@@ -6,7 +6,7 @@ import importlib.util
 
 from ollama_bridge.errors import MissingExtraError
 
-TRAIN_PACKAGES = (
+_TRAIN_PACKAGES = (
     "torch",
     "transformers",
     "peft",
@@ -18,8 +18,8 @@ TRAIN_PACKAGES = (
 
 
 def missing_train_packages() -> list[str]:
-    """What of :data:`TRAIN_PACKAGES` is not installed."""
-    return [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    """What of :data:`_TRAIN_PACKAGES` is not installed."""
+    return [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def require_training_extra() -> None:

@@ -43,7 +43,7 @@ from ollama_bridge.storage.artifacts import Corpus
 from ollama_bridge.storage.atomic_files import write_text_atomic
 
 _STAGE = "budget"
-PRESETS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
+_PRESETS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 _CURVE_POINTS = 120
 _LAYER = re.compile(r"blk\.\d+\.")
 
@@ -159,7 +159,7 @@ def choose_types(
                     overhead_bytes + model.size_bytes(model.plan(name)),
                     bench.reported_on(model.of_matrices(model.plan(name))),
                 )
-                for name in PRESETS
+                for name in _PRESETS
             ],
             curve=[
                 (fixed_bytes + size, kl * factor) for size, kl in trade_off.curve(_CURVE_POINTS)

@@ -212,7 +212,7 @@ def wait_until_answers(
     try:
         while time.monotonic() < deadline_s:
             if process.poll() is not None:
-                reason = last_line(log_path, log_offset)
+                reason = _last_line(log_path, log_offset)
                 raise DaemonInstallError(
                     f"Ollama exited at once with status {process.returncode}: {reason}",
                     hint=f"its log: {log_path}",
@@ -287,7 +287,7 @@ def log_size_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def last_line(log_path: Path, offset: int) -> str:
+def _last_line(log_path: Path, offset: int) -> str:
     """The last line of a log that has something to say, from ``offset`` on."""
     try:
         with log_path.open("rb") as log:

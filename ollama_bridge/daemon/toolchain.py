@@ -18,7 +18,7 @@ from pathlib import Path
 from ollama_bridge.downloads import PinnedPackage, fetch_package, find_uv, unpack
 from ollama_bridge.errors import DaemonInstallError
 
-GO_NEEDED = (1, 26, 0)  # the `go` line of Ollama's go.mod
+_GO_NEEDED = (1, 26, 0)  # the `go` line of Ollama's go.mod
 _GO_SELF_UPGRADE = (1, 21, 0)  # from here on Go can fetch a newer Go by itself
 _CMAKE_REQUIREMENT = "cmake>=3.28,<5"
 _GO_PACKAGE = PinnedPackage(
@@ -125,7 +125,7 @@ def _is_usable(go: str) -> bool:
         return False
     version = (int(match[1]), int(match[2]), int(match[3] or 0))
     may_upgrade = "auto" in (settings.get("GOTOOLCHAIN") or "")
-    return version >= GO_NEEDED or (version >= _GO_SELF_UPGRADE and may_upgrade)
+    return version >= _GO_NEEDED or (version >= _GO_SELF_UPGRADE and may_upgrade)
 
 
 def _install_command(missing: list[str]) -> str:

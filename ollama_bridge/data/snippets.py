@@ -57,7 +57,7 @@ def snippet_files(folder: Path, sources: tuple[str, ...]) -> dict[str, Path]:
     return {source: folder / FILES[source] for source in sources}
 
 
-def read_snippets(path: Path, *, source: str) -> Iterator[Snippet]:
+def _read_snippets(path: Path, *, source: str) -> Iterator[Snippet]:
     """Read one file.
 
     Raises:
@@ -103,7 +103,7 @@ def collect_vader(files: dict[str, Path], data: DataSection, task: TaskSection) 
     tally = Tally()
     candidates = []
     for source, path in files.items():
-        for snippet in read_snippets(path, source=source):
+        for snippet in _read_snippets(path, source=source):
             tally.count_read(source)
             if abs(snippet.rating) < max(data.min_abs_rating, 1e-9):
                 tally.leave_out(source, f"rated within {data.min_abs_rating} of neutral")
@@ -125,7 +125,7 @@ def collect_reviews(files: dict[str, Path], task: TaskSection) -> Collected:
     tally = Tally()
     candidates = []
     for source, path in files.items():
-        for snippet in read_snippets(path, source=source):
+        for snippet in _read_snippets(path, source=source):
             tally.count_read(source)
             if len(snippet.text.split()) < _MIN_REVIEW_WORDS:
                 tally.leave_out(source, f"shorter than {_MIN_REVIEW_WORDS} words")

@@ -42,7 +42,7 @@ _ANSWER_NAMES = (
 )
 _MOSTLY_APART = 0.9  # codes that come again and again may be what is answered
 _MUCH_ALIKE = 0.75  # lab and label; but intent is not far from text
-TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
+_TEXT_SEPARATOR = "\n\n"  # between the texts of several columns: whoever asks joins them likewise
 _SOURCE = "table"
 _DEFAULT_TEXT_COL = DataSection.model_fields["text_col"].default
 _DEFAULT_LABEL_COL = DataSection.model_fields["label_col"].default
@@ -241,7 +241,7 @@ def _text(row: Row, columns: Sequence[str], problems: Problems) -> str | None:
     cleaned = [clean_turn(cell) for cell in cells if cell is not None]
     if len(cleaned) < len(cells):
         return None
-    return TEXT_SEPARATOR.join(filter(None, cleaned))
+    return _TEXT_SEPARATOR.join(filter(None, cleaned))
 
 
 def _answer(row: Row, column: str, problems: Problems, *, is_free: bool) -> str | None:

@@ -19,7 +19,7 @@ from ollama_bridge.registry.upload import Blob
 
 Kind = Literal["card", "certificate", "lineage"]
 
-SIZE_LIMIT_BYTES = 16 * 1024**2
+_SIZE_LIMIT_BYTES = 16 * 1024**2
 _SCHEMA_VERSION = 1
 
 
@@ -91,7 +91,7 @@ def own_papers(manifest: Manifest, read_blob: Callable[[str], bytes]) -> tuple[L
 
 def _read(layer: Layer, read_blob: Callable[[str], bytes]) -> Attachment:
     kind = layer.media_type.removeprefix(OWN_TYPES).removesuffix("+json")
-    if layer.size_bytes > SIZE_LIMIT_BYTES:
+    if layer.size_bytes > _SIZE_LIMIT_BYTES:
         raise ArtifactError(f"the {kind} of the model has {layer.size_bytes} bytes")
     raw = read_blob(layer.digest)
     try:

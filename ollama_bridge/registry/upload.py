@@ -15,7 +15,7 @@ from ollama_bridge.registry.unfinished import Unfinished, UploadRecords
 
 # Amazon's registry takes no chunk below 5 MiB but for the last, GitHub's none above 4 MiB, and a
 # proxy in front of one often none above 1 MiB: so they begin large, and become smaller.
-CHUNK_BYTES = 8 * 1024**2
+_CHUNK_BYTES = 8 * 1024**2
 _LEAST_CHUNK_BYTES = 1024**2
 _MOST_CHUNK_BYTES = 1024**3
 # Attempts without a byte of progress, for one file; and attempts at all, with one more a MiB.
@@ -114,7 +114,7 @@ def push_blob(
     records: UploadRecords,
     on_bytes: OnBytes,
     mount_from: str | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int = _CHUNK_BYTES,
 ) -> int:
     """Send a file that the repository does not have; returns how many bytes of it were sent.
 

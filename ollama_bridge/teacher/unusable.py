@@ -50,7 +50,7 @@ def nothing_usable(
         hint = "choose a teacher whose thoughts Ollama tells from its answers (ollama-bridge show)"
         hint = f"{_TELL_THOUGHTS}; or choose another teacher" if is_api else hint
     return DaemonError(
-        f"{teacher} wrote no usable answer {where}: {counts_text(outcomes)}",
+        f"{teacher} wrote no usable answer {where}: {_counts_text(outcomes)}",
         hint=hint,
         model=teacher,
     )
@@ -130,7 +130,7 @@ def tell_left_out(
     left_out: Counter[str], total: Counter[str], settings: TeacherSection, reporter: Reporter
 ) -> None:
     """Tell what nobody learns from, and of a limit the key that lifts it."""
-    message = f"answers left out: {counts_text(left_out)}"
+    message = f"answers left out: {_counts_text(left_out)}"
     if left_out[CUT]:
         more = 2 * settings.answer_tokens
         message += f"; for longer ones, all asked again: --set teacher.answer_tokens={more}"
@@ -154,6 +154,6 @@ def refusal(example: Example, outcome: Outcome) -> JSONRecord:
     }
 
 
-def counts_text(outcomes: Counter[str]) -> str:
+def _counts_text(outcomes: Counter[str]) -> str:
     """How many were judged how, for people."""
     return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())

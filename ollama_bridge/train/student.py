@@ -35,7 +35,7 @@ from ollama_bridge.storage.atomic_files import write_text_atomic
 from ollama_bridge.train.material import Material
 from ollama_bridge.train.ranks import Ranks
 
-PARTS_NAME = "student.json"
+_PARTS_NAME = "student.json"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def cut_student(
     total = len(model.base_model.layers)
     parts: Parts | None = None
     if ranks.first:
-        path = state_dir / PARTS_NAME
+        path = state_dir / _PARTS_NAME
         if path.exists():
             parts = Parts.read(path)
             model = _cut(model, parts)

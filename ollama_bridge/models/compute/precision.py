@@ -92,7 +92,7 @@ def choose_precision(choice: DTypeChoice = "auto") -> Precision:
         raise ConfigError(
             f"dtype {choice!r} is not one of auto, {', '.join(_DTYPES)}", hint="use auto"
         )
-    keep_few_kernels()
+    _keep_few_kernels()
     device = best_device()
     if choice == "auto":
         choice = "bfloat16" if _bfloat16_pays(device) else "float32"
@@ -112,7 +112,7 @@ def product_dtype(values: torch.Tensor, otherwise: torch.dtype | None = None) ->
     return values.dtype if otherwise is None else otherwise
 
 
-def keep_few_kernels() -> None:
+def _keep_few_kernels() -> None:
     """Tell oneDNN how many kernels to keep, unless the user has; it asks at its first product."""
     if not any(name in os.environ for name in _KEPT_KERNELS_NAMES):
         os.environ[_KEPT_KERNELS_NAMES[0]] = str(_KEPT_KERNELS)

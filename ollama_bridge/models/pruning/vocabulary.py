@@ -43,8 +43,8 @@ class Vocabulary:
     Attributes:
         tokenizer: The trimmed one; everything else of it is as it was.
         source_ids: (tokens,) int64, rising: the old id of each new one.
-        source_digest: Of the tokenizer that it was made from (``encoding.tokenizer_digest``).
-        source_ids_digest: Of what decides its ids alone (``encoding.ids_digest``).
+        source_digest: Of the tokenizer that it was made from (``encode.tokenizer_digest``).
+        source_ids_digest: Of what decides its ids alone (``encode.ids_digest``).
     """
 
     tokenizer: Tokenizer

@@ -13,7 +13,7 @@ from ollama_bridge.models.settings.json_files import read_json_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-MLX_WEIGHTS = "adapters.safetensors"
+_MLX_WEIGHTS = "adapters.safetensors"
 MERGE_BY_PEFT = (
     "merge it with peft: AutoPeftModelForCausalLM.from_pretrained(adapter).merge_and_unload()"
     ".save_pretrained(folder), save the tokenizer there too: tokenizer.save_pretrained(folder), "
@@ -49,9 +49,9 @@ def refuse_other_kinds(folder: Path, settings: Mapping[str, Any]) -> None:
         ModelError: it is none.
     """
     kind = settings.get("peft_type")
-    if kind is None and (folder / MLX_WEIGHTS).is_file():
+    if kind is None and (folder / _MLX_WEIGHTS).is_file():
         raise ModelError(
-            f"{folder} is an MLX adapter ({MLX_WEIGHTS}), which cannot be read",
+            f"{folder} is an MLX adapter ({_MLX_WEIGHTS}), which cannot be read",
             hint="merge it with what trained it: mlx_lm.fuse --model BASE --adapter-path "
             f"{quote(str(folder))} --save-path MERGED --dequantize",
         )
