@@ -8,7 +8,7 @@ from typing import Literal
 from ollama_bridge.models.load import load_tokenizer
 from ollama_bridge.models.settings.chat_template import chat_template_of
 from ollama_bridge.template.jinja import ChatTemplate
-from ollama_bridge.template.observation import use_of_system
+from ollama_bridge.template.marked_conversations import use_of_system
 
 
 def loss_of_system(folder: Path) -> Literal["refuses", "leaves out"] | None:

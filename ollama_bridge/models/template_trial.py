@@ -96,7 +96,7 @@ def _renderings() -> Iterator[dict[str, Any]]:
         offering,
         with_written_arguments,
     )
-    from ollama_bridge.template.observation import fill
+    from ollama_bridge.template.marked_conversations import fill
     from ollama_bridge.template.probing import ALL_SHAPES
 
     said = [

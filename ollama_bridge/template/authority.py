@@ -16,7 +16,7 @@ from ollama_bridge.template.answers import CALLS_STAY, splits_thinking
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.format import Format
 from ollama_bridge.template.jinja import HINT, ChatTemplate, RefusedError
-from ollama_bridge.template.observation import fill
+from ollama_bridge.template.marked_conversations import fill
 from ollama_bridge.template.probing import (
     find_unclear_tag,
     find_unopened,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ollama_bridge.template.decisions import Tree
-from ollama_bridge.template.observation import HoleKind, Notation
+from ollama_bridge.template.notation import Notation
+from ollama_bridge.template.observation import HoleKind
 
 OF_LINES = " lines"
 Trim = str  # "", "left", "right", "both"; with OF_LINES behind it: line ends alone

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_bridge.template.conversation import Call, Conversation, Message
-from ollama_bridge.template.observation import CALLS
+from ollama_bridge.template.marked_conversations import CALLS
 from ollama_bridge.template.probing import (
     CALLED_SHAPES,
     PLAIN_SHAPES,

@@ -48,13 +48,13 @@ class GoTemplate:
         Raises:
             TemplateError: where Go would fail.
         """
-        values = template_values(conversation)
+        values = _template_values(conversation)
         run = _Run(today or date.today(), self._written)
         run.execute(self._nodes, values, {"$": values})
         return "".join(run.parts)
 
 
-def template_values(conversation: Conversation) -> dict[str, Any]:
+def _template_values(conversation: Conversation) -> dict[str, Any]:
     """What a template sees: ``collate`` has merged turns of one role."""
     messages: list[dict[str, Any]] = []
     systems = []

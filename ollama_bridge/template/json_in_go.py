@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ollama_bridge.template.nodes import Code, Node, Say, Show
-from ollama_bridge.template.observation import ToolForm
+from ollama_bridge.template.notation import ToolForm
 
 LIMITS = (
     "a tool's definition has its keys in Ollama's order, without those that Ollama does not know; "

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from ollama_bridge.errors import TemplateError
-from ollama_bridge.template.arguments import EachArgument, find_each
-from ollama_bridge.template.conversation import Call, Conversation, Message
+from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.decisions import Facts, Sample
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.template.marked_conversations import SYSTEM
+from ollama_bridge.template.notation import Notation
 
 # Private-use characters: no template writes them.
 _OPEN, _CLOSE = "\ue000", "\ue001"
-SYSTEM_MARK = f"{_OPEN}system{_CLOSE}"
-TOOLS_MARK = f"{_OPEN}tools{_CLOSE}"
+_SYSTEM_MARK = f"{_OPEN}system{_CLOSE}"
+_TOOLS_MARK = f"{_OPEN}tools{_CLOSE}"
 MARK = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}", re.DOTALL)
-_SYSTEM = "Xsys0Z"
-_QUOTED = 'Xq"q\nqZ'
-
-# How many calls a letter of a shape makes, see `fill`.
-CALLS = {"c": 1, "s": 1, "k": 1, "d": 2, "b": 2}
 
 HoleKind = Literal["content", "thinking", "name", "arguments", "id"]
 
@@ -31,46 +26,6 @@ HoleKind = Literal["content", "thinking", "name", "arguments", "id"]
 def inexpressible(reason: str) -> TemplateError:
     """The error for a template that is good, but more than Go can say."""
     return TemplateError(reason, is_inexpressible=True)
-
-
-@dataclass(frozen=True)
-class ToolForm:
-    """How a template writes one tool: as ``json.dumps`` does, or as Python prints it.
-
-    Attributes:
-        whole: With ``type`` around the function.
-        indent: Of ``json.dumps``.
-        level: 1: it stands in a list that is indented as well.
-        raw: The function's description stands between quotes as it is, nothing of it escaped.
-        printed: As Python prints it.
-    """
-
-    whole: bool
-    indent: int | None
-    level: int = 0
-    raw: bool = False
-    printed: bool = False
-
-    def write(self, tool: Mapping[str, Any]) -> str:
-        """The text of a tool."""
-        value = tool if self.whole else tool["function"]
-        if self.printed:
-            return str(value)
-        text = json.dumps(value, ensure_ascii=False, indent=self.indent)
-        if self.raw:
-            said = tool["function"]["description"]
-            text = text.replace(json.dumps(said, ensure_ascii=False), f'"{said}"', 1)
-        return text.replace("\n", "\n" + " " * ((self.indent or 0) * self.level))
-
-
-TOOL_FORMS = (
-    *(
-        ToolForm(whole, indent, level)
-        for whole in (True, False)
-        for indent, level in ((None, 0), (4, 0), (2, 0), (4, 1), (2, 1))
-    ),
-    *(ToolForm(whole, None, printed=True) for whole in (True, False)),
-)
 
 
 @dataclass(frozen=True)
@@ -180,86 +135,6 @@ class Observation:
         )
 
 
-def fill(shape: str, *, system: bool, tools: int, think: bool | None) -> Conversation:
-    """A conversation of marks.
-
-    Args:
-        shape: A letter a message: u, a, r (assistant that has thought), c (calls a tool),
-            d (calls two), s (says something and calls), b (and calls two), k (has thought and
-            calls), t (result).
-        system: Whether it has a system prompt.
-        tools: How many tools there are.
-        think: As in the request.
-    """
-    messages = [Message("system", _SYSTEM)] if system else []
-    names: list[tuple[str, str]] = []
-    for letter in shape:
-        number = len(messages)
-        if letter == "t":
-            name, call_id = names.pop(0) if names else (f"Xname{number}Z", f"Id{number:06}q")
-            messages.append(Message("tool", f"Xtool{number}Z", name=name, call_id=call_id))
-            continue
-        if letter == "u":
-            messages.append(Message("user", f"Xuser{number}Z"))
-            continue
-        calls = tuple(
-            Call(
-                f"Xcall{number}n{index}Z",
-                {f"Xkey{number}n{index}Z": "v"},
-                f"Id{number:03}{index:03}q",
-            )
-            for index in range(CALLS.get(letter, 0))
-        )
-        names += [(call.name, call.id) for call in calls]
-        messages.append(
-            Message(
-                "assistant",
-                f"Xsaid{number}Z" if letter in "arsb" else "",
-                thinking=f"Xthought{number}Z" if letter in "rk" else "",
-                calls=calls,
-            )
-        )
-    return Conversation(tuple(messages), tuple(probe_tool(index) for index in range(tools)), think)
-
-
-def probe_tool(number: int) -> dict[str, Any]:
-    """A tool that uses what most definitions use, its keys in Ollama's order."""
-    return {
-        "type": "function",
-        "function": {
-            "name": f"Xtool{number}nameZ",
-            "description": f"Xtool{number}saysZ",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "a": {"type": "string", "description": "first"},
-                    "b": {"type": "integer"},
-                },
-                "required": ["a"],
-            },
-        },
-    }
-
-
-@dataclass(frozen=True)
-class Notation:
-    """How a template writes what is more than text.
-
-    Attributes:
-        tool: A tool's definition; None: not as JSON, or not at all.
-        calls: Whether calls are written.
-        call_ids: Whether calls are written with their ids.
-        quoted_results: Whether a tool's result is written as a JSON text.
-        arguments: How the arguments of a call are written; None: as JSON.
-    """
-
-    tool: ToolForm | None = None
-    calls: bool = False
-    call_ids: bool = False
-    quoted_results: bool = False
-    arguments: EachArgument | None = None
-
-
 def observe(template: ChatTemplate, conversation: Conversation, notation: Notation) -> Observation:
     """Render a conversation of marks and find them.
 
@@ -278,7 +153,7 @@ def observe(template: ChatTemplate, conversation: Conversation, notation: Notati
             text, [notation.tool.write(tool) for tool in conversation.tools]
         )
     if conversation.system:
-        text = text.replace(_SYSTEM, SYSTEM_MARK)
+        text = text.replace(SYSTEM, _SYSTEM_MARK)
     holes = []
     for number, message in enumerate(conversation.messages):
         if message.role != "system":
@@ -288,63 +163,6 @@ def observe(template: ChatTemplate, conversation: Conversation, notation: Notati
     if order != sorted(order):
         raise inexpressible("the chat template writes the messages in another order")
     return Observation(conversation, text, tuple(in_order), separator)
-
-
-def find_notation(template: ChatTemplate) -> Notation:
-    """How the template writes tools, calls and results, as far as it writes them.
-
-    Raises:
-        RefusedError: the template raises where there are tools.
-    """
-    asked = fill("u", system=takes_system(template), tools=1, think=None)
-    text = template.render(asked)
-    # The whole contains its function, so it is tried first.
-    form = next((form for form in TOOL_FORMS if form.write(asked.tools[0]) in text), None)
-    if form is not None and _writes_raw(template, asked, form):
-        form = replace(form, raw=True)
-    called = fill("uct", system=False, tools=1, think=None)
-    *before, result = called.messages
-    call = before[-1].calls[0]
-    other = replace(result, content=_QUOTED, call_id="Id9999999", name="other")
-    odd = replace(called, messages=(*before, other))
-    text = template.render(odd)
-    arguments = None
-    if call.name in text and json.dumps(dict(call.arguments)) not in text:
-
-        def render(changed: Mapping[str, Any]) -> str:
-            asking = replace(before[-1], calls=(replace(call, arguments=changed),))
-            return template.render(replace(called, messages=(*before[:-1], asking, result)))
-
-        arguments = find_each(render)
-    return Notation(
-        tool=form,
-        calls=call.name in text,
-        call_ids=call.id in text,
-        quoted_results=_QUOTED not in text and json.dumps(_QUOTED) in text,
-        arguments=arguments,
-    )
-
-
-def _writes_raw(template: ChatTemplate, asked: Conversation, form: ToolForm) -> bool:
-    """Whether the function's description is quoted by hand: Mistral's go through its keys."""
-    function = {**asked.tools[0]["function"], "description": _QUOTED}
-    tool = {**asked.tools[0], "function": function}
-    text = template.render(replace(asked, tools=(tool,)))
-    return form.write(tool) not in text and replace(form, raw=True).write(tool) in text
-
-
-def takes_system(template: ChatTemplate) -> bool:
-    """Whether a system prompt may be given."""
-    return use_of_system(template) != "refused"
-
-
-def use_of_system(template: ChatTemplate) -> Literal["written", "left out", "refused"]:
-    """What becomes of a system prompt: some raise, and some leave it out without a word."""
-    try:
-        text = template.render(fill("u", system=True, tools=0, think=None))
-    except RefusedError:
-        return "refused"
-    return "written" if _SYSTEM in text else "left out"
 
 
 def _find_holes(text: str, number: int, message: Message, notation: Notation) -> list[Hole]:
@@ -399,4 +217,4 @@ def _mark_tools(text: str, written: list[str]) -> tuple[str, str | None]:
     if len(written) > 1:
         separator = text[places[0] + len(written[0]) : places[1]]
     start, stop = places[0], places[-1] + len(written[-1])
-    return text[:start] + TOOLS_MARK + text[stop:], separator
+    return text[:start] + _TOOLS_MARK + text[stop:], separator

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from ollama_bridge.template.jinja import ChatTemplate
-from ollama_bridge.template.observation import fill, takes_system
+from ollama_bridge.template.marked_conversations import fill, takes_system
 
 
 def describe_tools(template: ChatTemplate) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from ollama_bridge.template.jinja import OTHER_NAMES_OF_TOOLS, ChatTemplate, RefusedError
-from ollama_bridge.template.observation import fill
+from ollama_bridge.template.marked_conversations import fill
 from ollama_bridge.template.words import cuts_thoughts, names_thinking
 
 # Letters as in `fill`.
@@ -158,11 +158,11 @@ def states_of_think(
     if not depends_on_think(template, tools=tools):
         return (None,)
     states = (True, False) if capable else (None, False)
-    taken = tuple(think for think in states if takes_think(template, think=think))
+    taken = tuple(think for think in states if _takes_think(template, think=think))
     return taken or states
 
 
-def takes_think(template: ChatTemplate, *, think: bool | None) -> bool:
+def _takes_think(template: ChatTemplate, *, think: bool | None) -> bool:
     """Whether a lone question may come with a request that says so of thinking."""
     try:
         template.render(fill("u", system=False, tools=0, think=think))

@@ -18,7 +18,8 @@ from ollama_bridge.template.format import Format
 from ollama_bridge.template.generation import PADDINGS, Domain, fixed, random_ones
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.observation import inexpressible, probe_tool, takes_system
+from ollama_bridge.template.marked_conversations import probe_tool, takes_system
+from ollama_bridge.template.observation import inexpressible
 from ollama_bridge.template.probing import depends_on_think, keeps_thoughts
 from ollama_bridge.template.shrinking import shrink
 

@@ -30,16 +30,9 @@ from ollama_bridge.template.decisions import (
 from ollama_bridge.template.evidence import Evidence
 from ollama_bridge.template.format import Calls, Format, Thinking
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.observation import (
-    MARK,
-    Gap,
-    Notation,
-    fill,
-    find_notation,
-    inexpressible,
-    observe,
-    use_of_system,
-)
+from ollama_bridge.template.marked_conversations import fill, use_of_system
+from ollama_bridge.template.notation import Notation, find_notation
+from ollama_bridge.template.observation import MARK, Gap, inexpressible, observe
 from ollama_bridge.template.other_tools import describe_tools
 from ollama_bridge.template.probing import (
     CALLED_SHAPES,

@@ -9,7 +9,9 @@ from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.decisions import ConflictError, Leaf, Sample, Tree, learn
 from ollama_bridge.template.format import OF_LINES, Trim
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.observation import Notation, Observation, fill, observe
+from ollama_bridge.template.marked_conversations import fill
+from ollama_bridge.template.notation import Notation
+from ollama_bridge.template.observation import Observation, observe
 
 _SPACE = " \n"
 _THOUGHTS = 8  # conversations in which the white space around a thought is looked at

@@ -17,7 +17,8 @@ from ollama_bridge.template.decisions import Leaf, Tree, leaves, questions, tran
 from ollama_bridge.template.format import OF_LINES, Fixed, Format, Trim
 from ollama_bridge.template.go_functions import go_quote
 from ollama_bridge.template.nodes import Code, Node, Say, Show
-from ollama_bridge.template.observation import MARK, ToolForm, inexpressible
+from ollama_bridge.template.notation import ToolForm
+from ollama_bridge.template.observation import MARK, inexpressible
 
 _MARKS = re.compile("(\ue000[^\ue001]*\ue001)")
 # What Python's str.strip takes, by bytes in UTF-8.

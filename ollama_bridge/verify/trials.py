@@ -23,7 +23,7 @@ from ollama_bridge.errors import (
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.generation import Domain, fixed, random_ones
 from ollama_bridge.template.jinja import ChatTemplate
-from ollama_bridge.template.observation import takes_system
+from ollama_bridge.template.marked_conversations import takes_system
 from ollama_bridge.template.probing import shows_thinking, takes_tools
 from ollama_bridge.verify.blank_gguf import Blank
 

@@ -18,7 +18,7 @@ from ollama_bridge.template.authority import NativeJinja, decide
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.generation import Domain, fixed
 from ollama_bridge.template.jinja import ChatTemplate
-from ollama_bridge.template.observation import probe_tool
+from ollama_bridge.template.marked_conversations import probe_tool
 from ollama_bridge.verify.certificate import OFFERED
 from ollama_bridge.verify.native_jinja import find_native_jinja
 from ollama_bridge.verify.renderers import find_renderer

@@ -22,7 +22,7 @@ from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.template.conversation import Call, Conversation, Message
 from ollama_bridge.template.generation import PADDINGS, fixed, random_ones
 from ollama_bridge.template.go_run import GoTemplate
-from ollama_bridge.template.observation import probe_tool
+from ollama_bridge.template.marked_conversations import probe_tool
 from ollama_bridge.template.proof import domain_of
 from ollama_bridge.template.synthesis import synthesise
 from ollama_bridge.template.writer import write

@@ -40,7 +40,7 @@ from ollama_bridge.template.authority import (
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import RefusedError
-from ollama_bridge.template.observation import use_of_system
+from ollama_bridge.template.marked_conversations import use_of_system
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,7 +19,7 @@ from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.generation import Domain, random_ones
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.observation import fill, probe_tool
+from ollama_bridge.template.marked_conversations import fill, probe_tool
 from ollama_bridge.template.proof import domain_of, prove
 from ollama_bridge.template.shrinking import is_request, shrink
 from ollama_bridge.template.synthesis import synthesise

@@ -10,7 +10,7 @@ from ollama_bridge.template.authority import decide
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.go_run import GoTemplate
 from ollama_bridge.template.jinja import ChatTemplate
-from ollama_bridge.template.observation import probe_tool
+from ollama_bridge.template.marked_conversations import probe_tool
 
 PROPERTIES: dict[str, dict[str, Any]] = {
     "list": {"type": "array", "items": {"type": "string"}, "description": "It's these."},
