@@ -26,12 +26,11 @@ from ollama_bridge.recipe.config import DistillSection, OnPolicySection
 from ollama_bridge.train.losses.objective import Objective
 from ollama_bridge.train.plan import Plan
 from ollama_bridge.train.ranks import Ranks
+from ollama_bridge.train.rollout_check import RolloutCheck
 from ollama_bridge.train.rollouts import ROWS_AT_ONCE, Rollout, Sampling, prompt_of, roll_out
 from ollama_bridge.train.trials import SideWork
 
 PREFIX = "rollout_"
-# A larger share of answers without their end is told: nothing teaches the student to stop there.
-_MANY_CUT = 0.5
 
 # Streams of random numbers, far from those that order the corpus.
 _STEPS, _PROMPTS, _DRAWS, _HELD_OUT = range(1_000_001, 1_000_005)
@@ -107,25 +106,16 @@ class OnPolicy:
                 f"together at most {self._limit}",
                 hint="raise distill.max_length, or set distill.on_policy.max_new_tokens lower",
             )
-        answers = [
-            int(example.targets[-1]) + 1 - len(prompt_of(example)) for example in self._examples
-        ]
-        self._longest_answer = max(answers)
-        self._tell: Callable[[str], None] | None = tell
         if left_out := len(examples) - len(self._examples):
             tell(
                 f"{left_out} of {len(examples)} prompts have no room for an answer of "
                 f"{self._section.max_new_tokens} tokens (together {self._limit}): no answers are "
                 "written to them"
             )
-        longer = sum(tokens > self._section.max_new_tokens for tokens in answers)
-        self._longer_share = longer / len(answers)
-        if self._longer_share > _MANY_CUT:
-            self._tell_once(
-                f"{longer} of {len(answers)} answers of the corpus have more than "
-                f"{self._section.max_new_tokens} tokens, so most that the student writes will be "
-                f"cut: {self._more_room}"
-            )
+        answers = [
+            int(example.targets[-1]) + 1 - len(prompt_of(example)) for example in self._examples
+        ]
+        self._check = RolloutCheck(answers, self._section, tell)
         self._buffer: Buffer | None = None
         self._batches: Batches | None = None
         self._ordered: tuple[int, list[int]] = (-1, [])
@@ -303,7 +293,7 @@ class OnPolicy:
         self._written += len(rollouts)
         self._ended += sum(rollout.ended for rollout in rollouts)
         self._tokens += sum(len(rollout.answer) for rollout in rollouts)
-        self._check(rollouts, step)
+        self._check(rollouts, before_step=step + 1)
         answers = [list(rollout.answer) for rollout in rollouts]
         self._buffer = Buffer(generation, step, 0, members, answers)
         self._batches = self._collected(self._buffer)
@@ -356,48 +346,3 @@ class OnPolicy:
             batch_tokens=self._settings.batch_tokens,
             pad_id=self._pad_id,
         )
-
-    @property
-    def _more_room(self) -> str:
-        longest = self._longest_answer
-        return f"--set distill.on_policy.max_new_tokens={longest} (the corpus's longest)"
-
-    def _tell_once(self, message: str) -> None:
-        """That answers are cut, which holds for a whole run."""
-        if self._tell is not None:
-            self._tell(message)
-            self._tell = None
-
-    def _check(self, rollouts: Sequence[Rollout], step: int) -> None:
-        """Refuse answers from which nothing can be learnt, and tell of those that are mostly cut.
-
-        Raises:
-            TrainingError: none ends, or none says anything.
-        """
-        limit = self._sampling.max_new_tokens
-        start = max(0.5, (1 + self._section.start) / 2)
-        first = f"let it learn from the corpus first: --set distill.on_policy.start={start:g}"
-        cut = sum(not rollout.ended for rollout in rollouts)
-        # Of a student that ends its answers as the corpus does, about as many are cut.
-        if self._longer_share >= 0.5 * cut / len(rollouts):
-            advice = self._more_room
-        else:
-            fit = 1 - self._longer_share
-            advice = f"{fit:.0%} of the corpus's fit, so it has not learnt to end them; {first}"
-        if cut == len(rollouts):
-            raise TrainingError(
-                f"none of the {len(rollouts)} answers that the student wrote before step "
-                f"{step + 1} ended within {limit} tokens",
-                hint=advice,
-            )
-        if cut > _MANY_CUT * len(rollouts):
-            self._tell_once(
-                f"{cut} of {len(rollouts)} answers that the student wrote before step {step + 1} "
-                f"were cut at {limit} tokens: {advice}"
-            )
-        if all(rollout.is_empty for rollout in rollouts):
-            raise TrainingError(
-                f"all {len(rollouts)} answers that the student wrote before step {step + 1} are "
-                "empty: it ends at once",
-                hint=first,
-            )

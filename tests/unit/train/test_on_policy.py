@@ -202,7 +202,7 @@ def test_answers_that_are_mostly_cut_are_told_once(monkeypatch: pytest.MonkeyPat
     """Before the first where the corpus has longer ones, else behind the first that are."""
     told: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("ollama_bridge.train.on_policy._MANY_CUT", 0.1)  # one label is that long
+        patch.setattr("ollama_bridge.train.rollout_check._MANY_CUT", 0.1)  # one label is that long
         on_policy = make(max_new_tokens=2, told=told)
         on_policy.lesson(4, ALONE)
     (warning,) = told
