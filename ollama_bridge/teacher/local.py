@@ -100,15 +100,14 @@ def label(
             return SoftLabels(out_dir, draft.finished)
         stores = store_dir or draft.path / "resume-stores"
         read = splits = read_splits(corpus, own_tokenizer, max_length=max_length)
-        carried: Carried | None = None
+        carried = None
         info = _info(teacher, settings, student or teacher, own_tokenizer)
         if learner is not None:  # whatever is short enough for the student is read
             carried = carry(teacher, learner, splits["train"], settings, reporter)
             info = replace(info, carried="/".join([carried.rules, *of_teacher.values()]))
             read = read_splits(corpus, tokenizer, max_length=sys.maxsize)
-        if dtype == "auto":
-            dtype = _dtype_of_earlier(stores, info)
-        precision = pinned_precision(draft.path / "resume-precision.json", dtype)
+        chosen = _dtype_of_earlier(stores, info) if dtype == "auto" else dtype
+        precision = pinned_precision(draft.path / "resume-precision.json", chosen)
         info = replace(info, dtype=precision.dtype_name)
         rows = _Rows(read, splits, pad_id=tokenizer.pad_token_id or 0)
         facts = counts_of(splits)

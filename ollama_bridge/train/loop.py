@@ -37,7 +37,7 @@ from ollama_bridge.reporting import Note, Reporter, StageStarted
 from ollama_bridge.train.fit import Forecast, check_disk, forecast
 from ollama_bridge.train.gradients import Gradients
 from ollama_bridge.train.meter import Meter
-from ollama_bridge.train.on_policy import PREFIX
+from ollama_bridge.train.on_policy import PREFIX, OnPolicy
 from ollama_bridge.train.optimizer import make_optimizer, set_lr
 from ollama_bridge.train.phase import Phase
 from ollama_bridge.train.plan import Plan, less_memory
@@ -150,13 +150,23 @@ def train(
     run.keep_best()
     weights.put_back()
     model.eval()
+    if saved is not None:
+        foretold = None  # the steps before it are not measured here
+    facts = _facts(meter, foretold, written, all_steps=position.step == totals[-1])
+    return TrainingResult(position.log, facts, plan, position.best, ranks.size)
+
+
+def _facts(
+    meter: Meter, foretold: Forecast | None, written: Sequence[OnPolicy], *, all_steps: bool
+) -> dict[str, float]:
+    """What the run took, beside what was foretold of it, and what the student wrote."""
     facts = meter.facts()
-    if foretold is not None and saved is None:  # else the steps before it are not measured here
-        facts |= foretold.facts(all_steps=position.step == totals[-1])
+    if foretold is not None:
+        facts |= foretold.facts(all_steps=all_steps)
         meter.tell(facts)
     for one in written:
         facts |= one.facts()
-    return TrainingResult(position.log, facts, plan, position.best, ranks.size)
+    return facts
 
 
 @contextlib.contextmanager
