@@ -33,8 +33,8 @@ def is_looping(text: str) -> bool:
     return False
 
 
-def repeated_share(text: str, *, n: int = 3) -> float:
-    """Share of a text's n-grams of words that occurred in it before; 0.0 for short texts."""
+def repeated_share(text: str) -> float:
+    """Share of a text's 3-grams of words that occurred in it before; 0.0 for short texts."""
     words = _WORDS.findall(text.casefold())
-    grams = [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
+    grams = [tuple(words[place : place + 3]) for place in range(len(words) - 2)]
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0

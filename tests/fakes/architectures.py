@@ -157,15 +157,12 @@ CASES: Mapping[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
 }
 
 
-def build_checkpoint(
-    case: str, folder: Path, *, seed: int = 0, sizes: Mapping[str, Any] | None = None
-) -> Path:
+def build_checkpoint(case: str, folder: Path, *, sizes: Mapping[str, Any] | None = None) -> Path:
     """Save a random checkpoint of an architecture and a ChatML tokenizer as a folder.
 
     Args:
         case: A name of :data:`CASES`.
         folder: Where to; made if missing.
-        seed: Same seed, same weights; the global generator is left alone.
         sizes: Of the config, other than the small ones; such as :data:`WIDE`.
 
     Returns:
@@ -173,19 +170,19 @@ def build_checkpoint(
     """
 
     def build(made: Path) -> None:
-        model = _random_model(case, seed, sizes or {})
+        model = _random_model(case, sizes or {})
         model.save_pretrained(made)
         vocab_size = min(model.config.vocab_size, _SIZES["vocab_size"])
         build_tiny_tokenizer(vocab_size=vocab_size).save_pretrained(made)
 
-    return built_once(f"{case} {seed} {sizes}", build, folder)
+    return built_once(f"{case} {sizes}", build, folder)
 
 
-def _random_model(case: str, seed: int, sizes: Mapping[str, Any]) -> PreTrainedModel:
+def _random_model(case: str, sizes: Mapping[str, Any]) -> PreTrainedModel:
     config_class, changes = CASES[case]
     config = config_class(**{**_SIZES, **sizes, **changes})
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight"):  # constants would hide a lost or swapped norm

@@ -66,13 +66,12 @@ class MemoryRegistry:
     def session(
         self,
         *,
-        reference: RegistryReference = REFERENCE,
         credentials: Credentials | None = None,
         limits: Limits = QUICK,
     ) -> RegistrySession:
         """A session whose network this is."""
         return RegistrySession(
-            reference,
+            REFERENCE,
             actions="pull,push",
             credentials=credentials,
             limits=limits,

@@ -112,9 +112,9 @@ class Screen:
         self._terminal = terminal
         self._unread = b""
 
-    def shows(self, text: bytes, *, limit_s: float = 60) -> bool:
-        """Wait for a text; bells are not shown."""
-        deadline_s = time.monotonic() + limit_s
+    def shows(self, text: bytes) -> bool:
+        """Wait for a text, a minute at most; bells are not shown."""
+        deadline_s = time.monotonic() + 60
         while text not in self._unread and time.monotonic() < deadline_s:
             if select.select([self._terminal], [], [], 0.05)[0]:
                 try:

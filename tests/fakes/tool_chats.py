@@ -30,9 +30,9 @@ CLOCK = tool("clock", "The time.")
 TOOLS = (SET_LAMP, CLOCK)
 
 
-def called(name: str = "set_lamp", **arguments: Any) -> Message:
+def called(**arguments: Any) -> Message:
     """An answer that calls."""
-    return Message("assistant", "", (Call(name, dict(sorted(arguments.items()))),))
+    return Message("assistant", "", (Call("set_lamp", dict(sorted(arguments.items()))),))
 
 
 def example(*messages: Message, id_: str = "line-1") -> Example:

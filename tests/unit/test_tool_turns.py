@@ -103,7 +103,8 @@ def test_a_last_call_that_is_not_written_is_refused(tokenizer: Any) -> None:
         "(message['content'] if loop.last or message['role'] == 'user' else '...') +",
     )
     tokenizer.chat_template = tools + forgets
-    talk = example(*LIT.messages[::3], LIT.messages[0], called("clock"))
+    looked = Message("assistant", "", (Call("clock", {}),))
+    talk = example(*LIT.messages[::3], LIT.messages[0], looked)
     with pytest.raises(TrainingError, match="does not write the call of clock"):
         encode(talk, tokenizer)
 

@@ -38,10 +38,10 @@ class Point:
     y: int
 
 
-def saying(*answers: str, done_reason: str = "stop") -> Callable[[Asked], Turn]:
+def saying(*answers: str) -> Callable[[Asked], Turn]:
     """Answer after answer."""
     left = list(answers)
-    return lambda asked: Turn(pieces=[left.pop(0)], done_reason=done_reason)
+    return lambda asked: Turn(pieces=[left.pop(0)])
 
 
 def test_an_answer_becomes_a_model(fake_daemon: FakeDaemon, ask: Any) -> None:

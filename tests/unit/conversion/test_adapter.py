@@ -26,8 +26,6 @@ from ollama_bridge.models.sources.resolve import resolve_base, resolve_model
 from ollama_bridge.models.weights.lora import Adapter
 from ollama_bridge.storage.artifacts import Checkpoint
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:

@@ -35,12 +35,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return resolve_model(str(source), cache_dir=folder / "cache")
 
 
-def legacy(entries: dict[str, list[float]], *, calls: int = 2) -> bytes:
+def legacy(entries: dict[str, list[float]]) -> bytes:
     """A file of llama.cpp's older format."""
     parts = [struct.pack("<i", len(entries))]
     for name, values in entries.items():
         parts += [struct.pack("<i", len(name)), name.encode()]
-        parts += [struct.pack("<ii", calls, len(values)), struct.pack(f"<{len(values)}f", *values)]
+        parts += [struct.pack("<ii", 2, len(values)), struct.pack(f"<{len(values)}f", *values)]
     return b"".join(parts) + struct.pack("<i", 1)
 
 

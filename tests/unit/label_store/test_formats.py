@@ -25,8 +25,8 @@ TOP_K = StoreInfo(
 SAMPLED = replace(TOP_K, method="sampled", top_k=0, draws=20, seed=3)
 
 
-def logits_of(count: int, *, width: int = 50, seed: int = 0) -> torch.Tensor:
-    return 4 * torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+def logits_of(count: int) -> torch.Tensor:
+    return 4 * torch.randn(count, 50, generator=torch.Generator().manual_seed(0))
 
 
 def keys(count: int) -> list[bytes]:

@@ -168,10 +168,10 @@ def test_impossible_widths_are_refused(wanted: dict[str, int], message: str) -> 
         most_active(FOUND, DIMS, **sizes)
 
 
-def text(*ids: int, answer: int = 2) -> EncodedExample:
-    """A text whose last tokens are its answer."""
+def text(*ids: int) -> EncodedExample:
+    """A text whose last two tokens are its answer."""
     supervised = np.zeros(len(ids), dtype=np.bool_)
-    supervised[-answer:] = True
+    supervised[-2:] = True
     return EncodedExample(0, np.array(ids, dtype=np.int32), supervised, 1, 1)
 
 

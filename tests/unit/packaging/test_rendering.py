@@ -28,12 +28,12 @@ def gguf_with(reference: ReferenceValues, folder: Path) -> GGUFFile:
         return GGUFFile(folder, draft.commit({"type": "f16"}))
 
 
-def render_text(source: str, folder: Path, *, system: str | None = "S") -> Modelfile:
+def render_text(source: str, folder: Path) -> Modelfile:
     """Render a template given as text."""
     file = folder / "mine.Modelfile.j2"
     file.write_text(source, encoding="utf-8")
     return render_file(
-        file, from_="m.gguf", system=system, parameters={}, license_=None, turn_end="</s>"
+        file, from_="m.gguf", system="S", parameters={}, license_=None, turn_end="</s>"
     )
 
 

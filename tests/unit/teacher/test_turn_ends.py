@@ -29,13 +29,11 @@ from ollama_bridge.teacher.local import label
 WHOLE = SoftLabelsSection(top_k=384)
 
 
-def speaker(
-    manner: str, folder: Path, *, vocab_size: int = 384, width: int | None = None
-) -> Checkpoint:
+def speaker(manner: str, folder: Path, *, width: int | None = None) -> Checkpoint:
     def fill(path: Path) -> None:
-        build_speaker(manner, path, vocab_size=vocab_size, width=width)
+        build_speaker(manner, path, vocab_size=384, width=width)
 
-    return commit(Checkpoint, folder, fill, name=f"{manner} {vocab_size} {width}")
+    return commit(Checkpoint, folder, fill, name=f"{manner} {width}")
 
 
 def everywhere(folder: Path, examples: Sequence[Example]) -> Corpus:

@@ -19,15 +19,15 @@ def distributions(draw: st.DrawFn) -> list[float]:
     return sorted((math.log(weight / sum(weights)) for weight in weights), reverse=True)
 
 
-def reference_of(logprobs: list[float], *, top: int = 20) -> list[TokenScore]:
+def reference_of(logprobs: list[float]) -> list[TokenScore]:
     """Tokens named by their numbers."""
-    return [TokenScore(i, f"t{i}", logprob) for i, logprob in enumerate(logprobs[:top])]
+    return [TokenScore(i, f"t{i}", logprob) for i, logprob in enumerate(logprobs[:20])]
 
 
-def served_of(logprobs: list[float], *, top: int = 20) -> list[ServedScore]:
+def served_of(logprobs: list[float]) -> list[ServedScore]:
     """The same tokens as a daemon names them, best first."""
     named = [ServedScore(f"t{i}", logprob) for i, logprob in enumerate(logprobs)]
-    return sorted(named, key=lambda score: -score.logprob)[:top]
+    return sorted(named, key=lambda score: -score.logprob)[:20]
 
 
 @given(distributions())
