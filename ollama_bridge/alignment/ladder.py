@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ollama_bridge.alignment.token_text import first_tokens, split_texts
-from ollama_bridge.alignment.vocabulary import Vocabulary
+from ollama_bridge.alignment.vocabulary import Vocabulary, read_vocabulary
 from ollama_bridge.encoding.encode import Tokenizer
 from ollama_bridge.errors import TrainingError
 
@@ -65,6 +65,17 @@ class Side:
 
     vocabulary: Vocabulary
     tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, *, width: int | None = None) -> Side:
+        """Read the side of a model.
+
+        Args:
+            tokenizer: Its own.
+            width: Rows of its head; None: as many as the tokenizer has ids.
+        """
+        width = width or 1 + max(tokenizer.get_vocab().values())
+        return cls(read_vocabulary(tokenizer, width=width), tokenizer)
 
 
 def align(teacher: Side, student: Side, texts: Sequence[str]) -> Alignment:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ollama_bridge.alignment import Side, read_vocabulary
+from ollama_bridge.alignment import Side
 from ollama_bridge.alignment.roles import role_difference
 from ollama_bridge.encoding.encode import (
     EncodedExample,
@@ -110,8 +110,7 @@ def _agree(teacher: Checkpoint, student: Checkpoint, digest_of: Callable[[Tokeni
 
 
 def _side(checkpoint: Checkpoint) -> Side:
-    tokenizer = load_tokenizer(checkpoint.path)
-    return Side(read_vocabulary(tokenizer, width=vocab_size_of(checkpoint)), tokenizer)
+    return Side.of(load_tokenizer(checkpoint.path), width=vocab_size_of(checkpoint))
 
 
 def carry(

@@ -6,7 +6,6 @@ import torch
 
 from ollama_bridge.alignment.ladder import Rung, Side, align
 from ollama_bridge.alignment.roles import role_difference
-from ollama_bridge.alignment.vocabulary import read_vocabulary
 from ollama_bridge.encoding.batches import Batch
 from ollama_bridge.encoding.encode import Tokenizer, ids_digest
 from ollama_bridge.errors import TrainingError
@@ -155,12 +154,7 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _difference(teacher: Tokenizer, student: Tokenizer) -> str:
     """What two tokenizers disagree on, as the alignment ladder finds it."""
-
-    def side(tokenizer: Tokenizer) -> Side:
-        width = 1 + max(tokenizer.get_vocab().values())
-        return Side(read_vocabulary(tokenizer, width=width), tokenizer)
-
-    found = align(side(teacher), side(student), texts=())
+    found = align(Side.of(teacher), Side.of(student), texts=())
     if found.rung <= Rung.PADDED:
         return f"{found.sentence}; the chat templates differ, or how text is split"
     return found.reasons[0]

@@ -14,7 +14,7 @@ import torch
 from ollama_bridge.alignment.classes import common_classes
 from ollama_bridge.alignment.ladder import Rung, Side, align
 from ollama_bridge.alignment.positions import HOLE, match_positions
-from ollama_bridge.alignment.vocabulary import Vocabulary, read_vocabulary
+from ollama_bridge.alignment.vocabulary import Vocabulary
 from ollama_bridge.encoding.batches import Batch, Batches
 from ollama_bridge.encoding.encode import EncodedExample, Tokenizer, encode_split
 from ollama_bridge.encoding.spread import spread_out
@@ -148,7 +148,7 @@ def read_teacher_rows(
         ModelError: a tokenizer cannot be read.
     """
     own = load_tokenizer(teacher.path)
-    theirs, ours = _side(own), _side(tokenizer)
+    theirs, ours = Side.of(own), Side.of(tokenizer)
     found = align(theirs, ours, _answers(*splits["train"]))
     if found.rung is Rung.SEQUENCE:
         raise TrainingError(
@@ -216,11 +216,6 @@ def check_teacher_rows(
     if fitting := [one for one in encoded if len(one.input_ids) <= settings.max_length]:
         splits = {"train": (examples, fitting)}
         read_teacher_rows(teacher, tokenizer, splits, stage="distill", reporter=NullReporter())
-
-
-def _side(tokenizer: Tokenizer) -> Side:
-    width = 1 + max(tokenizer.get_vocab().values())
-    return Side(read_vocabulary(tokenizer, width=width), tokenizer)
 
 
 def _answers(examples: Sequence[Example], learnt: Sequence[EncodedExample]) -> list[str]:

@@ -11,17 +11,13 @@ from fakes.sentencepiece import build_sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_bridge.alignment import Side, align, read_vocabulary
+from ollama_bridge.alignment import Side, align
 from ollama_bridge.alignment.classes import NO_CLASS, CommonClasses, common_classes
 from ollama_bridge.encoding.encode import Tokenizer
 from ollama_bridge.models.load import load_tokenizer
 
 TEXTS = ("The food was great, but we won't come back.", "Größe 12, こんにちは 😀!", "negative")
 WIDE, NARROW = build_tiny_tokenizer(), build_tiny_tokenizer(vocab_size=300)
-
-
-def side(tokenizer: Tokenizer, *, width: int | None = None) -> Side:
-    return Side(read_vocabulary(tokenizer, width=width or len(tokenizer)), tokenizer)
 
 
 def classes_of(teacher: Side, student: Side) -> CommonClasses:
@@ -31,7 +27,7 @@ def classes_of(teacher: Side, student: Side) -> CommonClasses:
 def test_the_same_tokens_are_a_class_each() -> None:
     """Also where they have other ids; padded rows have none."""
     ids = range(len(WIDE))
-    found = classes_of(side(WIDE, width=400), side(build_tiny_tokenizer()))
+    found = classes_of(Side.of(WIDE, width=400), Side.of(build_tiny_tokenizer()))
     assert found.teacher.tolist() == [*ids, *[NO_CLASS] * 16]
     assert found.student.tolist() == [*ids]
 
@@ -41,7 +37,7 @@ def test_a_token_of_one_alone_belongs_to_what_the_other_begins_it_with(
     teacher: Tokenizer, student: Tokenizer
 ) -> None:
     """Every token of either has a class, and each class one that both have."""
-    found = classes_of(side(teacher), side(student))
+    found = classes_of(Side.of(teacher), Side.of(student))
     assert sorted(set(found.teacher)) == sorted(set(found.student)) == list(range(len(NARROW)))
     wide, narrow = (
         (found.teacher, found.student) if teacher is WIDE else (found.student, found.teacher)
@@ -61,7 +57,7 @@ def test_a_token_of_one_alone_belongs_to_what_the_other_begins_it_with(
 @given(text=st.text(min_size=1, max_size=40) | st.sampled_from(TEXTS))
 def test_both_begin_a_text_with_the_same_class(text: str) -> None:
     """Wherever in a text a token of either begins: no mass is told apart by how it is cut."""
-    sides = side(WIDE), side(NARROW)
+    sides = Side.of(WIDE), Side.of(NARROW)
     found = classes_of(*sides)
     theirs, ours = (begun_with(one, text) for one in sides)
     both = theirs.keys() & ours.keys()
@@ -82,7 +78,7 @@ def test_what_nobody_else_can_say_has_no_class(tmp_path: Path, form: str) -> Non
     """Special tokens of either's own; ends of turns are one, and letters, however they are had."""
     build_sentencepiece(tmp_path, form=form)
     tokenizer = load_tokenizer(tmp_path)
-    found = classes_of(side(WIDE), side(tokenizer))
+    found = classes_of(Side.of(WIDE), Side.of(tokenizer))
     theirs, ours = WIDE.get_vocab(), tokenizer.get_vocab()
     assert found.teacher[theirs["<|im_start|>"]] == found.student[ours["<s>"]] == NO_CLASS
     assert found.student[ours["</s>"]] == found.teacher[theirs["<|im_end|>"]] != NO_CLASS

@@ -28,10 +28,6 @@ TEXTS = ("The food was great, but we won't come back.", "Größe 12, こんに�
 WIDE, NARROW = build_tiny_tokenizer(), build_tiny_tokenizer(vocab_size=300)
 
 
-def side(tokenizer: Tokenizer, *, width: int | None = None) -> Side:
-    return Side(read_vocabulary(tokenizer, width=width or len(tokenizer)), tokenizer)
-
-
 def swapped() -> Tokenizer:
     """Two letters changed places."""
     tokenizer = build_tiny_tokenizer()
@@ -107,14 +103,14 @@ def carried(
 
 def test_same_tokens_in_the_same_rows() -> None:
     """Nothing has to be done."""
-    found = align(side(WIDE), side(build_tiny_tokenizer()), TEXTS)
+    found = align(Side.of(WIDE), Side.of(build_tiny_tokenizer()), TEXTS)
     assert (found.rung, found.reasons) == (Rung.SAME, ())
 
 
 @pytest.mark.parametrize(("teacher_width", "student_width"), [(512, 400), (400, 512)])
 def test_padded_rows_are_left_out(teacher_width: int, student_width: int) -> None:
     """As of Qwen's 152,064 rows and 151,936: the same tokens, and padding behind them."""
-    teacher, student = side(WIDE, width=teacher_width), side(WIDE, width=student_width)
+    teacher, student = Side.of(WIDE, width=teacher_width), Side.of(WIDE, width=student_width)
     found = align(teacher, student, TEXTS)
     assert found.rung is Rung.PADDED
     assert "hold no token" in found.sentence
@@ -129,7 +125,7 @@ def test_padded_rows_are_left_out(teacher_width: int, student_width: int) -> Non
 
 def test_equal_widths_prove_nothing() -> None:
     """Two tokens that changed places are found, named and mapped."""
-    teacher, student = side(WIDE), side(swapped())
+    teacher, student = Side.of(WIDE), Side.of(swapped())
     found = align(teacher, student, TEXTS)
     assert found.rung is Rung.MAPPED
     assert (
@@ -144,8 +140,8 @@ def test_equal_widths_prove_nothing() -> None:
 def test_same_tokens_split_otherwise() -> None:
     """Equal tokens are not enough: the splits before the merges count."""
     teacher, student = knows_twelve(splits_digits=True), knows_twelve(splits_digits=False)
-    assert align(side(teacher), side(student), ["a 3."]).rung is Rung.SAME
-    found = align(side(teacher), side(student), ["a 3.", "a 12."])
+    assert align(Side.of(teacher), Side.of(student), ["a 3."]).rung is Rung.SAME
+    found = align(Side.of(teacher), Side.of(student), ["a 3.", "a 12."])
     assert found.rung is Rung.MAPPED
     assert found.reasons == (
         "text 1 is split into 5 tokens by the teacher and 4 by the student, though the tokens are "
@@ -160,7 +156,7 @@ def test_a_certain_teacher_stays_certain(
     teacher: Tokenizer, student: Tokenizer, answers: list[str]
 ) -> None:
     """What the teacher is sure of is the student's right token, whatever the splits."""
-    left, right = side(teacher), side(student)
+    left, right = Side.of(teacher), Side.of(student)
     found = align(left, right, TEXTS)
     assert found.rung is Rung.MAPPED
     theirs, ours = (encode(example(*answers), tokenizer) for tokenizer in (teacher, student))
@@ -181,7 +177,7 @@ def test_a_sentencepiece_student_is_told_of_the_tokens_that_it_writes(
     """
     build_sentencepiece(tmp_path, form=form)
     student = load_tokenizer(tmp_path)
-    to_student = align(side(WIDE), side(student), TEXTS[:1]).to_student
+    to_student = align(Side.of(WIDE), Side.of(student), TEXTS[:1]).to_student
     assert to_student is not None
     asked = 0
     for token, id_ in WIDE.get_vocab().items():
@@ -201,7 +197,7 @@ def test_a_sentencepiece_student_is_told_of_the_tokens_that_it_writes(
 @given(st.text(min_size=1, max_size=60))
 def test_holes_are_only_where_no_token_begins(text: str) -> None:
     """With fewer tokens than the teacher's, the student has a hole inside of each longer one."""
-    left, right = side(WIDE), side(NARROW)
+    left, right = Side.of(WIDE), Side.of(NARROW)
     encoded = [encode(example(text), tokenizer) for tokenizer in (WIDE, NARROW)]
     places = match_positions(
         *encoded, teacher_vocabulary=left.vocabulary, student_vocabulary=right.vocabulary
@@ -213,7 +209,7 @@ def test_holes_are_only_where_no_token_begins(text: str) -> None:
 
 def test_mass_never_grows() -> None:
     """Any distribution, carried over with spans, sums to 1 or less."""
-    left, right = side(NARROW), side(WIDE)
+    left, right = Side.of(NARROW), Side.of(WIDE)
     found = align(left, right, TEXTS)
     torch.manual_seed(0)
     logprobs = torch.randn(200, left.vocabulary.width).mul(4).log_softmax(-1)
@@ -236,7 +232,7 @@ def test_a_blank_in_front_of_a_text_is_no_difference() -> None:
     sentencepiece = with_a_blank_in_front()
     text = "the food the food"
     assert sentencepiece.tokenize(text)[:2] == ["▁the", "▁food"]
-    left, right = side(WIDE), side(sentencepiece)
+    left, right = Side.of(WIDE), Side.of(sentencepiece)
     found = align(left, right, [text])
     assert found.rung is Rung.MAPPED
     assert align(right, right, [text]).rung is Rung.SAME
@@ -244,7 +240,9 @@ def test_a_blank_in_front_of_a_text_is_no_difference() -> None:
 
 def test_text_alone_where_splits_have_nothing_in_common() -> None:
     """Words to the one, letters to the other: distributions are of no use."""
-    found = align(side(WIDE), side(build_tiny_tokenizer(vocab_size=259)), ["negative positive"])
+    found = align(
+        Side.of(WIDE), Side.of(build_tiny_tokenizer(vocab_size=259)), ["negative positive"]
+    )
     assert (found.rung, found.to_student) == (Rung.SEQUENCE, None)
     assert "for any loss of distributions" in found.sentence
     assert "begin where one of the teacher's does" in found.reasons[-1]
@@ -257,16 +255,16 @@ def test_a_student_that_cannot_say_the_answer_is_refused() -> None:
     lower = build_tiny_tokenizer()
     lower._tokenizer.normalizer = normalizers.Lowercase()
     with pytest.raises(TrainingError, match="cannot write answer 0"):
-        align(side(WIDE), side(lower), TEXTS)
-    vocabulary = side(WIDE).vocabulary
+        align(Side.of(WIDE), Side.of(lower), TEXTS)
+    vocabulary = Side.of(WIDE).vocabulary
     endless = Vocabulary(vocabulary.tokens, vocabulary.special, None, vocabulary.width)
     with pytest.raises(TrainingError, match="no end token"):
-        align(side(WIDE), Side(endless, WIDE), TEXTS)
+        align(Side.of(WIDE), Side(endless, WIDE), TEXTS)
 
 
 def test_vocabularies_are_read_as_bytes() -> None:
     """Every text is its tokens' bytes; an unknown kind of tokenizer is refused."""
-    vocabulary = side(WIDE).vocabulary
+    vocabulary = Side.of(WIDE).vocabulary
     for text in TEXTS:
         ids = WIDE(text, add_special_tokens=False)["input_ids"]
         assert b"".join(map(vocabulary.spelled, ids)) == text.encode()
