@@ -33,7 +33,7 @@ from ollama_bridge.template.authority import (
 from ollama_bridge.template.jinja import ChatTemplate
 
 _STAGE = "renderer"
-_VERSION = 1  # raised when something else is tried, or seen
+_VERSION = 2  # raised when something else is tried, or seen
 _SHOWN = 12  # digits of a digest in the name of a folder
 
 
@@ -195,6 +195,7 @@ def _look(client: Client, template: ChatTemplate, served: ServedTemplate) -> Oll
     """The first of Ollama's own that gives back what Go loses, and takes nothing."""
     from ollama_bridge.verify.native_jinja import find_native_jinja
     from ollama_bridge.verify.parsers import find_parser
+    from ollama_bridge.verify.readings import check_can_be_tried
     from ollama_bridge.verify.renderers import find_renderer
 
     kept, go = served.capabilities, served.go
@@ -209,6 +210,8 @@ def _look(client: Client, template: ChatTemplate, served: ServedTemplate) -> Oll
         found = find_native_jinja(client, template, lost=parts, kept=kept)
     if found is None and CALLS in served.lost and parts:
         found = find_reader()
+    if found is None:
+        check_can_be_tried(client)
     return found
 
 

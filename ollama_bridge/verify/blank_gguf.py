@@ -37,6 +37,7 @@ class Blank:
         adds_bos: Whether the tokenizer puts BOS in front by itself.
         says: The one text that the model answers; nothing: noise.
         behind: The prompt that it answers so, or one that ends like it.
+        name: That the file gives itself.
     """
 
     chat_template: str | None = None
@@ -45,6 +46,7 @@ class Blank:
     adds_bos: bool = False
     says: str = ""
     behind: str = ""
+    name: str = "blank"
 
     def write(self, path: Path) -> None:
         """Write the file; the same file of the same values."""
@@ -55,7 +57,7 @@ class Blank:
         types += [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(said)
         width = _SAYING_WIDTH if pieces else _WIDTH
         writer = GGUFWriter(path, "llama")
-        writer.add_name("blank")
+        writer.add_name(self.name)
         writer.add_context_length(_CONTEXT_LENGTH)
         writer.add_embedding_length(width)
         writer.add_block_count(1)

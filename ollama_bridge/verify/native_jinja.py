@@ -23,7 +23,7 @@ from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.probing import shows_thinking
 from ollama_bridge.template.words import names_thinking
-from ollama_bridge.verify.readings import WORD, Reading, blank_of
+from ollama_bridge.verify.readings import Reading, blank_of, readings_of
 from ollama_bridge.verify.trials import (
     TRIAL,
     UNKNOWN,
@@ -66,20 +66,15 @@ def find_native_jinja(
                 return None
             if not all(is_rendered(client, asked, text) for asked, text in wanted):
                 return None
-            if not all(_reads(client, template, one, jinja) for one in _readings(template, able)):
+            thinks = "thinking" in able and shows_thinking(template)
+            readings = readings_of(template, tools="tools" in able, thinks=thinks)
+            if not all(_reads(client, template, one, jinja) for one in readings):
                 return None
     except UNKNOWN:
         raise
     except (RenderingHiddenError, RequestRejectedError, RunnerCrashedError):
         return None  # nothing can be seen, or llama.cpp makes nothing of the template
     return NativeJinja(len(wanted))
-
-
-def _readings(template: ChatTemplate, able: Collection[str]) -> Iterator[Reading]:
-    if "tools" in able:
-        yield Reading.of_call(template, WORD)
-    if "thinking" in able and shows_thinking(template):
-        yield Reading.of_thought(template)
 
 
 def _wanted(template: ChatTemplate, *, keeps_thoughts: bool) -> Iterator[tuple[Conversation, str]]:

@@ -14,7 +14,7 @@ from ollama_bridge.client import Client
 from ollama_bridge.errors import RequestRejectedError, RunnerCrashedError
 from ollama_bridge.template.authority import AnswerParser
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.verify.readings import TYPED, Reading
+from ollama_bridge.verify.readings import Reading, readings_of
 from ollama_bridge.verify.renderers import PARSERS
 from ollama_bridge.verify.trials import TRIAL, UNKNOWN, make, send, trials
 
@@ -34,7 +34,7 @@ def find_parser(
         DaemonError: the daemon could not answer.
     """
     try:
-        readings = list(_readings(template, thinks="thinking" in kept))
+        readings = readings_of(template, tools=True, thinks="thinking" in kept)
     except RefusedError:
         return None
     if not all(reading.written for reading in readings):
@@ -47,12 +47,6 @@ def find_parser(
             ):
                 return AnswerParser(parser)
     return None
-
-
-def _readings(template: ChatTemplate, *, thinks: bool) -> list[Reading]:
-    found = [Reading.of_call(template, TYPED)]
-    found.append(Reading.of_text(template, think=False if thinks else None))
-    return [*found, Reading.of_thought(template)] if thinks else found
 
 
 def _is_read(

@@ -11,13 +11,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ollama_bridge.client import Client
-from ollama_bridge.errors import DaemonError
+from ollama_bridge.client.values import Reply
+from ollama_bridge.errors import DaemonError, RunnerCrashedError
 from ollama_bridge.template.answers import written_answer
 from ollama_bridge.template.conversation import Call, Conversation, Message
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.template.words import names_thinking
 from ollama_bridge.verify.blank_gguf import Blank
-from ollama_bridge.verify.trials import TRIAL, UNKNOWN
+from ollama_bridge.verify.trials import TRIAL, UNKNOWN, make, send, trials
 
 WORD: Mapping[str, Any] = MappingProxyType({"word": "teapot"})
 # Values that a parser has to know the types of, and text that means something in XML.
@@ -28,6 +29,7 @@ _TYPES = {str: "string", int: "integer", bool: "boolean", list: "array", dict: "
 _QUESTION = Message("user", "What is it?")
 _THOUGHT, _ANSWER = "Let me see.", "Five."
 _MOST_TOKENS = 400  # that an answer may have; it has some dozen
+_GO = "{{ .Prompt }}:"  # of a tag that nothing can go wrong with
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,16 @@ class Reading:
     prompt: str
 
     @classmethod
-    def of_call(cls, template: ChatTemplate, arguments: Mapping[str, Any]) -> Reading:
-        """A call, and nothing else."""
-        think = False if names_thinking(template.source) else None
-        asked = Conversation((_QUESTION,), (_tool(arguments),), think)
-        call = Call("look_up", arguments, "a1B2c3D4e")
-        return cls._of(template, asked, Message("assistant", "", calls=(call,)))
+    def of_call(
+        cls, template: ChatTemplate, *arguments: Mapping[str, Any], thinking: str = ""
+    ) -> Reading:
+        """A call, or one of each arguments, and nothing else but a thought in front of it."""
+        think = bool(thinking) if names_thinking(template.source) else None
+        asked = Conversation((_QUESTION,), (_tool(arguments[0]),), think)
+        calls = tuple(
+            Call("look_up", one, f"a1B2c3D4{number}") for number, one in enumerate(arguments)
+        )
+        return cls._of(template, asked, Message("assistant", "", thinking, calls))
 
     @classmethod
     def of_thought(cls, template: ChatTemplate) -> Reading:
@@ -89,13 +95,10 @@ class Reading:
             DaemonError: it is gone, or busy: what it would make of it is not known.
         """
         try:
-            reply = client.chat(
-                TRIAL,
-                _QUESTION.content,
-                think=self.asked.think,
-                tools=self.asked.tools,
-                options={"num_predict": _MOST_TOKENS},
-            )
+            try:
+                reply = self._ask(client)
+            except RunnerCrashedError:  # by what it read, or by a machine that is short of memory
+                reply = self._ask(client)
         except UNKNOWN:
             raise
         except DaemonError:  # nothing is made of it
@@ -104,6 +107,35 @@ class Reading:
         wanted = [(call.name, dict(call.arguments)) for call in self.answer.calls]
         said = reply.thinking.strip(), reply.text.strip()
         return found == wanted and said == (self.answer.thinking, self.answer.content)
+
+    def _ask(self, client: Client) -> Reply:
+        return client.chat(
+            TRIAL,
+            _QUESTION.content,
+            think=self.asked.think,
+            tools=self.asked.tools,
+            options={"num_predict": _MOST_TOKENS},
+        )
+
+
+def readings_of(template: ChatTemplate, *, tools: bool, thinks: bool) -> list[Reading]:
+    """All that has to be read of the answers of a tag; what of it cannot be told comes empty.
+
+    Two calls, and a thought in front of one, only where the chat template writes them.
+
+    Args:
+        template: The chat template.
+        tools: Whether the tag can be offered tools.
+        thinks: Whether it can be asked to think.
+    """
+    found = [Reading.of_thought(template)] if thinks else []
+    if not tools:
+        return found
+    two = Reading.of_call(template, TYPED, WORD)
+    found.append(two if two.written else Reading.of_call(template, TYPED))
+    found.append(Reading.of_text(template, think=False if thinks else None))
+    thoughtful = Reading.of_call(template, TYPED, thinking=_THOUGHT) if thinks else None
+    return [*found, thoughtful] if thoughtful and thoughtful.written else found
 
 
 def blank_of(template: ChatTemplate, chat_template: str | None) -> Blank:
@@ -115,6 +147,29 @@ def blank_of(template: ChatTemplate, chat_template: str | None) -> Blank:
         eos=special.get("eos_token") or "</s>",
         adds_bos=template.adds_bos,
     )
+
+
+def check_can_be_tried(client: Client) -> None:
+    """Make sure that a daemon makes tags and runs them, where all that was tried came to nothing.
+
+    On a full disk, or where no runner finds memory, every trial is answered by an error, as one is
+    that the daemon cannot do.
+
+    Raises:
+        DaemonError: it does not: what it can do is not known.
+    """
+    asked = Conversation((_QUESTION,))
+    plain = Reading(asked, Message("assistant", _ANSWER), _ANSWER, f"{_QUESTION.content}:")
+    blank = Blank(says=plain.written, behind=plain.prompt)
+    with trials(client):
+        make(client, send(client, blank), template=_GO)
+        said = plain._ask(client).text
+    if said.strip() != _ANSWER:
+        raise DaemonError(
+            f"the daemon makes {said[:40]!r} of a model that says {_ANSWER!r}: what it does with "
+            "the chat template cannot be seen",
+            hint="restart Ollama, and run the same command again",
+        )
 
 
 def _tool(arguments: Mapping[str, Any]) -> dict[str, Any]:

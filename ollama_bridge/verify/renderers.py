@@ -3,8 +3,8 @@
 Ollama has a RENDERER for formats that its own Go templates cannot express. Few of them render what
 the family's chat template does: tools come out as Go writes JSON (``<`` as an escape, the required
 before the properties), and an answer that is to be continued is closed. So one is taken where it
-was seen to be right, and not for its name. A renderer reads no weights: it is tried with a file
-that has none worth the name.
+was seen to be right, and not for its name, and where its parser was seen to give back calls and
+thoughts that the chat template wrote.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from ollama_bridge.errors import (
 from ollama_bridge.template.authority import Renderer
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
-from ollama_bridge.template.probing import shows_thinking
+from ollama_bridge.template.probing import shows_thinking, takes_tools
 from ollama_bridge.verify.blank_gguf import Blank
+from ollama_bridge.verify.readings import Reading, readings_of
 from ollama_bridge.verify.trials import UNKNOWN, conversations, is_rendered, make, send, trials
 
 # RENDERER and PARSER of 0.34.4; a daemon without one of them says so.
@@ -57,8 +58,9 @@ def find_renderer(client: Client, template: ChatTemplate) -> Renderer | None:
         DaemonError: the daemon could not answer.
     """
     wanted = list(_wanted(template))
-    digest = send(client, Blank())
+    thinks, tools = shows_thinking(template), takes_tools(template)
     with trials(client):
+        digest = send(client, Blank())
         try:
             for name, parser in _PARSERS.items():
                 try:
@@ -67,11 +69,24 @@ def find_renderer(client: Client, template: ChatTemplate) -> Renderer | None:
                     raise
                 except (RequestRejectedError, RunnerCrashedError):
                     continue  # a daemon that does not know it may say so here, or when it is asked
-                if all(is_rendered(client, conversation, text) for conversation, text in wanted):
+                if not all(is_rendered(client, *one) for one in wanted):
+                    continue
+                readings = readings_of(template, tools=tools, thinks=thinks)
+                if all(_reads(client, template, one, name, parser) for one in readings):
                     return Renderer(name, parser, len(wanted))
         except RenderingHiddenError:
             return None  # an older daemon: nothing can be seen
     return None
+
+
+def _reads(
+    client: Client, template: ChatTemplate, reading: Reading, name: str, parser: str
+) -> bool:
+    """Whether the parser tells what the template wrote from the answer."""
+    if not reading.written:
+        return False
+    make(client, send(client, reading.blank(template, None)), renderer=name, parser=parser)
+    return reading.is_read(client)
 
 
 def _wanted(template: ChatTemplate) -> Iterator[tuple[Conversation, str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from ollama_bridge.template.marked_conversations import takes_system
 from ollama_bridge.template.probing import shows_thinking, takes_tools
 from ollama_bridge.verify.blank_gguf import Blank
 
-TRIAL = f"{TRIALS}trial"
+# Two processes may try at a time: neither looks at the other's tag, or takes its file away.
+TRIAL = f"{TRIALS}trial-{secrets.token_hex(8)}"
 # After these nothing is known of what was tried.
 UNKNOWN = (DaemonBusyError, DaemonTimeoutError, DaemonUnreachableError, StreamBrokenError)
 _RANDOM_CONVERSATIONS = 40
@@ -48,7 +51,7 @@ def send(client: Client, blank: Blank) -> str:
     """Upload a file of no weights; gives its digest."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "blank.gguf"
-        blank.write(path)
+        replace(blank, name=TRIAL).write(path)
         digest = f"sha256:{digest_file(path)}"
         client.upload_blob(path, digest)
     return digest

@@ -19,6 +19,7 @@ from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.generation import Domain, fixed
 from ollama_bridge.template.jinja import ChatTemplate
 from ollama_bridge.template.marked_conversations import probe_tool
+from ollama_bridge.verify import renderers
 from ollama_bridge.verify.certificate import OFFERED
 from ollama_bridge.verify.native_jinja import find_native_jinja
 from ollama_bridge.verify.renderers import find_renderer
@@ -115,6 +116,14 @@ def test_no_renderer_is_taken_for_its_name(nemotron: str, client: Client) -> Non
     )
     assert find_renderer(client, other) is None
     assert find_renderer(client, chat_template("qwen3")) is None
+
+
+def test_no_renderer_is_taken_whose_parser_loses_calls(
+    nemotron: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts are right, and its tag lists tools and thinking: its calls would be texts."""
+    monkeypatch.setattr(renderers, "_PARSERS", {"nemotron-3-nano": "deepseek3"})
+    assert find_renderer(client, ChatTemplate(nemotron, special={}, adds_bos=False)) is None
 
 
 DECLARED = source_of("declared")

@@ -22,7 +22,7 @@ from ollama_bridge.reporting import Event, Note
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, GGUFFile, Work
 from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.template.authority import NativeJinja
-from ollama_bridge.verify import native_jinja, renderers
+from ollama_bridge.verify import native_jinja, readings, renderers
 
 
 class Unregistered(_Build):
@@ -63,6 +63,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[NativeJinja | None], list
 
         monkeypatch.setattr(renderers, "find_renderer", lambda *_: None)
         monkeypatch.setattr(native_jinja, "find_native_jinja", look)
+        monkeypatch.setattr(readings, "check_can_be_tried", lambda _: None)
         return tried
 
     return show

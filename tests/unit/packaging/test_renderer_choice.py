@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +16,14 @@ from fakes.daemon import FakeDaemon, nobody_listens
 from fakes.formats import checkpoint_with, source_of
 
 from ollama_bridge.client import Client
-from ollama_bridge.errors import DaemonError, DaemonUnreachableError
+from ollama_bridge.errors import DaemonError, DaemonUnreachableError, RunnerCrashedError
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.renderer_choice import Chooser, renderer_of, with_values
 from ollama_bridge.reporting import Event, Note, StageReused
 from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.template.authority import AnswerParser, NativeJinja, OllamasOwn, Renderer
-from ollama_bridge.verify import native_jinja, parsers, renderers
+from ollama_bridge.verify import native_jinja, parsers, readings, renderers, trials
+from ollama_bridge.verify.blank_gguf import Blank
 
 JINJA, PARSER = NativeJinja(30), AnswerParser("qwen3-coder")
 
@@ -68,6 +71,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
     monkeypatch.setattr(renderers, "find_renderer", seen.see("renderer"))
     monkeypatch.setattr(native_jinja, "find_native_jinja", seen.see("jinja"))
     monkeypatch.setattr(parsers, "find_parser", seen.see("parser"))
+    monkeypatch.setattr(readings, "check_can_be_tried", lambda _: None)
     return seen
 
 
@@ -174,6 +178,35 @@ def test_a_trial_that_was_stopped_is_tried_again(
     assert not list(choosing.folder.glob("*/manifest.json"))
     tried.found["jinja"] = JINJA
     assert choosing.choose(declared) == JINJA
+
+
+def test_a_daemon_that_can_make_nothing_has_shown_nothing(
+    declared: Checkpoint, tmp_path: Path
+) -> None:
+    """A full disk answers as a renderer that is not known does: nothing is kept of it."""
+    full = {"error": "write: no space left on device"}
+    with FakeDaemon(statuses=[full]) as daemon, Client(daemon.host) as client:
+        chooser = Chooser(client=client, out_dir=tmp_path / "renderers", reporter=Heard())
+        with pytest.raises(RunnerCrashedError, match="no space left"):
+            chooser.choose(declared)
+    assert not list(tmp_path.glob("renderers/*/manifest.json"))
+
+
+def test_two_processes_try_files_and_tags_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is done takes tag and file away, and the other would find neither."""
+    with FakeDaemon() as daemon, Client(daemon.host) as client:
+        own = trials.send(client, Blank())
+        assert trials.send(client, Blank()) == own
+        monkeypatch.setattr(trials, "TRIAL", "ollama-bridge/renderer:trial-of-another")
+        assert trials.send(client, Blank()) != own
+    said = "from ollama_bridge.verify.trials import TRIAL; print(TRIAL)"
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", said], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(names) == 2
 
 
 def test_calls_that_nobody_finds_get_a_parser(
