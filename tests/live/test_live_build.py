@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from fakes.command_line import example
-from fakes.ggufs import metadata_of
 from fakes.private_daemon import PrivateDaemon
 
 from ollama_bridge.client import Client
@@ -22,6 +21,7 @@ from ollama_bridge.daemon.loaded import unload_all
 from ollama_bridge.digests import digest_file
 from ollama_bridge.evaluation.report import STUDENT
 from ollama_bridge.evaluation.served import evaluate_served
+from ollama_bridge.models.gguf.reader import read_gguf
 from ollama_bridge.publishing.papers import CARD_NAME
 from ollama_bridge.recipe.loading import load_recipe
 from ollama_bridge.reporting import Event, Reporter
@@ -39,7 +39,7 @@ SMALL = [
     "distill.epochs=1",
     "distill.min_steps=null",
     "evaluate.bootstrap_samples=200",
-    "evaluate.served_examples=30",
+    "evaluate.served_examples=12",
     "export.types=[q8_0]",
 ]
 
@@ -168,7 +168,7 @@ def test_what_an_earlier_version_trained_is_proven_by_values_of_today(
 ) -> None:
     """Neither trained nor scored in torch again; the card keeps the scores, the file its origin."""
     run_dir = Path(built["run_dir"])
-    own = metadata_of(run_dir / "student-q8_0" / "model.gguf")
+    own = read_gguf(run_dir / "student-q8_0" / "model.gguf").metadata
     manifest = run_dir / "student" / MANIFEST_NAME
     content = json.loads(manifest.read_text(encoding="utf-8"))
     del content["facts"]["reference_key"]
@@ -182,7 +182,7 @@ def test_what_an_earlier_version_trained_is_proven_by_values_of_today(
     assert finished == {"reference", "convert", "register", "served"}
     assert all(certificate["passed"] for certificate in json.loads(done.stdout)["certificates"])
     assert (run_dir / CARD_NAME).read_text(encoding="utf-8").count("macro F1") >= 2
-    keys = metadata_of(run_dir / "student-q8_0" / "model.gguf")
+    keys = read_gguf(run_dir / "student-q8_0" / "model.gguf").metadata
     for name in ("general.name", "ollama_bridge.recipe.sha256", "ollama_bridge.input.corpus"):
         assert keys[name] == own[name]
 
