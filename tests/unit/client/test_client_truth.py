@@ -127,12 +127,12 @@ def test_an_estimate_takes_no_longer_than_the_question_may(
     """All parts together: of a daemon that is slow with each, the error has no numbers."""
 
     def slowly(asked: Asked) -> Turn:
-        fake_daemon.closing.wait(0.25 if "truncate" not in asked.json else 0.0)
+        fake_daemon.closing.wait(0.8 if "truncate" not in asked.json else 0.0)
         return counts_words(asked)
 
     fake_daemon.script = slowly
     with pytest.raises(ContextOverflowError) as caught:
-        ask(fake_daemon.host, "chat", "m", "some words " * 3000, timeouts=Timeouts(total_s=0.6))
+        ask(fake_daemon.host, "chat", "m", "some words " * 3000, timeouts=Timeouts(total_s=2.0))
     assert caught.value.needed_tokens is None
 
 
