@@ -8,11 +8,8 @@ of them are tools, calls and results is ``tool_forms``'.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from pathlib import Path
-from shlex import quote
+from collections.abc import Mapping
 
-from ollama_bridge.data.problems import unused
 from ollama_bridge.data.tool_forms import calls_tool, is_spoken_call
 
 A_LINE = (
@@ -40,7 +37,7 @@ _ROLES = {
     "tool_response": "tool",
 }
 # What a field holds that stands beside texts; LLaVA's lines have one image.
-_MEDIA = {
+MEDIA = {
     "images": "images",
     "image": "images",
     "videos": "videos",
@@ -103,50 +100,12 @@ def media_of(said: object) -> str | None:
     """What there is beside the text of a message, or of a whole line, such as images."""
     if not isinstance(said, Mapping):
         return None
-    return next((kind for name, kind in _MEDIA.items() if said.get(name)), None)
-
-
-def advice_on_questions(path: Path, record: Mapping[str, object]) -> str | None:
-    """What makes conversations of lines with a question and the calls that answer it (xLAM's)."""
-    if not {"query", "answers", "tools"} <= set(record):
-        return None
-    calls = '(.answers | if type == "string" then fromjson else . end)'
-    asked = '{role: "user", content: .query}'
-    form = f'{{tools, messages: [{asked}, {{role: "assistant", tool_calls: {calls}}}]}}'
-    written = unused(path.with_name(f"{path.stem}-chats.jsonl"))
-    return f"jq -c {quote(form)} {quote(str(path))} > {quote(str(written))}"
-
-
-def without_media(path: Path, kinds: Collection[str]) -> str:
-    """What reads the conversations of a file without some media that stand beside them."""
-    fields = ", ".join(f".{name}" for name, kind in _MEDIA.items() if kind in kinds)
-    written = unused(path.with_name(f"{path.stem}-texts.jsonl"))
-    command = f"jq -c {quote(f'del({fields})')} {quote(str(path))} > {quote(str(written))}"
-    return f"if what is asked can be answered without them: {command}"
+    return next((kind for name, kind in MEDIA.items() if said.get(name)), None)
 
 
 def is_list_of_turns(value: object) -> bool:
     """Whether a value is a list of messages, not of other objects, such as spans of a text."""
     return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
-
-
-def advice_on_turns(path: Path, record: Mapping[str, object]) -> str | None:
-    """How a line of a table is read as the conversation that it is; None: it has no turns."""
-    if is_list_of_turns(find_messages(record)):
-        return (
-            "leave out --text-col and --label-col (in a recipe: data.source: messages): a "
-            "conversation is read as a whole"
-        )
-    found = [name for name, value in record.items() if is_list_of_turns(value)]
-    if not found:
-        return None
-    if {"prompt", "chosen"} <= set(found):
-        form = "{prompt, completion: .chosen}"
-    else:
-        name = "chosen" if "chosen" in found else found[0]
-        form = f"{{messages: .[{json.dumps(name, ensure_ascii=False)}]}}"
-    written = unused(path.with_name(f"{path.stem}-chats.jsonl"))
-    return f"jq -c {quote(form)} {quote(str(path))} > {quote(str(written))}"
 
 
 def _is_turn(item: object) -> bool:

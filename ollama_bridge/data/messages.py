@@ -7,24 +7,21 @@ refused, all lines at once. So is what is wrong with a line otherwise.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from ollama_bridge.answer_text import THOUGHT_END, with_thought
 from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
+from ollama_bridge.data.chat_advice import NO_CALLS, advice
 from ollama_bridge.data.chat_forms import (
     A_LINE,
-    advice_on_questions,
     find_messages,
     in_our_words,
     is_not_learnt,
     media_of,
-    without_media,
 )
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
@@ -35,14 +32,10 @@ from ollama_bridge.data.problems import (
     Problems,
     numbers_text,
     read_text,
-    unused,
 )
 from ollama_bridge.data.rows import cell_text, read_json_lines
 from ollama_bridge.data.tool_forms import (
-    A_CALL,
-    A_TOOL,
     IN_TEXT,
-    NOT_OFFERED,
     ToolReader,
     calls_of,
     calls_tool,
@@ -59,33 +52,6 @@ _SOURCE = "messages"
 # A document of more than this share of a file does not fit into what is held out of it.
 _LARGE_SHARE = 0.1
 _MIN_WAYS_ON = 10
-# Of a whole line: an address beside a text may be no part of what is asked.
-_HAS_MEDIA = re.compile(r"has (\w+): only texts are learnt")
-_OUT_OF_TURN = re.compile(r"turn \d+ is (?:user|assistant), expected (?:user|assistant) .*")
-# Greetings before the first question go; what one of the two says in a row becomes one message.
-_IN_TURNS = (
-    "def who: .role // .from; "
-    'def joins($next): (who | IN("user", "human", "assistant", "gpt")) '
-    'and who == ($next | who) and all(., $next; (.content // .value | type) == "string" '
-    "and (.tool_calls // .function_call) == null); "
-    "def grown($next): (.content, .value | strings) += "
-    '"\\n\\n" + ($next | .content // .value); '
-    "(.messages, .conversations, .conversation | arrays) |= "
-    '(([.[] | who | IN("user", "human")] | index(true) // 0) as $first '
-    '| .[:$first] |= map(select(who | IN("assistant", "gpt") | not)) '
-    "| reduce .[] as $next ([]; if .[-1] | joins($next) "
-    "then .[-1] |= grown($next) else . + [$next] end))"
-)
-# In jq's words false is not 0; a weight of what is asked, or of a line, is not looked at.
-_LEARNT_WHOLE = (
-    'select(all(.. | objects; (.role // .from | IN("assistant", "gpt") | not) '
-    "or (.weight != 0 and .weight != false)))"
-)
-_NO_CALLS = "a classify task learns labels alone"
-_WITHOUT_CALLS = (
-    "select(all(.. | objects; (.tool_calls // [] | length) + (.function_call // [] | length) == 0 "
-    'and (.role // .from | IN("function_call", "tool_call") | not)))'
-)
 
 
 def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collected:
@@ -224,31 +190,7 @@ def _judge_odd(
     if not is_few:
         for number, reason in odd.items():
             problems.add(number, reason)
-    left_out = f"up to {MAX_LEFT_OUT_SHARE:.0%} are left out for you"
-    hint = A_LINE if is_few else f"{A_LINE}; {left_out}"
-    if not is_few and 2 * sum(IN_TEXT in reason for reason in odd.values()) > len(odd):
-        hint = A_CALL
-    if not is_few and (advice := advice_on_questions(path, first)):
-        hint = advice
-    if not is_few and 2 * sum("weight 0" in reason for reason in odd.values()) > len(odd):
-        # The conversations that are left are learnt whole.
-        kept = unused(path.with_name(f"{path.stem}-learnt.jsonl"))
-        hint = f"jq -c {quote(_LEARNT_WHOLE)} {quote(str(path))} > {quote(str(kept))}"
-    not_offered = sum(reason.endswith(NOT_OFFERED) for reason in odd.values())
-    calls = not_offered + sum(reason.endswith(_NO_CALLS) for reason in odd.values())
-    if not is_few and 2 * calls > len(odd):
-        kept = unused(path.with_name(f"{path.stem}-no-tools.jsonl"))
-        command = f"jq -c {quote(_WITHOUT_CALLS)} {quote(str(path))} > {quote(str(kept))}"
-        hint = f"without the conversations that call tools: {command}"
-        hint = f"{A_TOOL}; or {hint}" if not_offered else hint
-    out_of_turn = sum(_OUT_OF_TURN.fullmatch(reason) is not None for reason in odd.values())
-    if not is_few and 2 * out_of_turn > len(odd):
-        kept = unused(path.with_name(f"{path.stem}-in-turns.jsonl"))
-        command = f"jq -c {quote(_IN_TURNS)} {quote(str(path))} > {quote(str(kept))}"
-        hint = f"{left_out}; without greetings, and messages in a row as one: {command}"
-    media = [said[1] for reason in odd.values() if (said := _HAS_MEDIA.fullmatch(reason))]
-    if not is_few and 2 * len(media) > len(odd):
-        hint = without_media(path, set(media))
+    hint = A_LINE if is_few else advice(path, odd.values(), first)
     problems.raise_if_any(hint=hint)
     if not odd:
         return []
@@ -286,7 +228,7 @@ def _turns(
     turns, items = [], []
     for place, item in enumerate(messages, start=1):
         if is_class and calls_tool(item):
-            raise DataError(f"{where}: message {place} calls a tool: {_NO_CALLS}")
+            raise DataError(f"{where}: message {place} calls a tool: {NO_CALLS}")
         if media := media_of(item):
             raise DataError(f"{where}: message {place} has {media}: only texts are learnt")
         turn = parse_message(in_our_words(item), where=where)
