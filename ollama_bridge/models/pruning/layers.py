@@ -158,5 +158,5 @@ def check_count(keep: int, total: int) -> None:
     if not 1 <= keep <= total:
         raise ConfigError(
             f"cannot keep {keep} of {total} layers",
-            hint=f"set student.layers to a number between 1 and {total}",
+            hint=f"--set student.layers={max(1, total // 2)}, or another from 1 to {total}",
         )

@@ -63,8 +63,10 @@ def test_a_student_of_more_than_there_is(
 ) -> None:
     """Refused by the start's config alone, as the cut itself would."""
     student = StudentSection.model_validate(wanted)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         check_student(student, PLAIN, base, None)
+    if "cannot keep" in message:
+        assert str(caught.value.hint).startswith("--set student.layers=2, ")
 
 
 @pytest.mark.parametrize(
