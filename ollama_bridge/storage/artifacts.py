@@ -153,6 +153,8 @@ class Manifest:
                 )
             manifest = cls._of(data)
         except FileNotFoundError as exc:
+            if not folder.exists():
+                raise ArtifactError(f"{folder}: no such folder", hint="check the path") from exc
             raise ArtifactError(
                 f"{folder} is not a finished artefact: it has no {MANIFEST_NAME}",
                 hint="run the stage that makes it again; it resumes where it stopped",

@@ -147,6 +147,13 @@ def test_damage_is_told_with_the_place(tmp_path: Path, damage, message: str) -> 
         Corpus.open(corpus.path, verify_digests=True)
 
 
+def test_a_folder_that_is_not_there_is_no_unfinished_one(tmp_path: Path) -> None:
+    """No stage is to be run again for a name that was mistyped."""
+    with pytest.raises(ArtifactError, match=r"corpsu: no such folder") as caught:
+        Corpus.open(tmp_path / "corpsu")
+    assert caught.value.hint == "check the path"
+
+
 def test_damaged_artifact_is_built_again(tmp_path: Path) -> None:
     """A stage whose output lost a file does not count as done."""
     corpus = make(tmp_path / "corpus")
