@@ -34,6 +34,8 @@ class LabelScores:
     Attributes:
         log_probs: (texts, labels) float32; of the label's tokens, the end token included where
             labels have more than one token. NaN where a text does not fit.
+        chosen: (texts,) int; number of the label that greedy decoding among the labels comes to.
+            Meaningless where a text does not fit.
         fits: (texts,) bool; whether the model's context has room for the text.
         says_label: Share of texts whose likeliest token of the whole vocabulary begins a label,
             behind what the template writes in front of any answer; of those that fit.
@@ -41,16 +43,16 @@ class LabelScores:
     """
 
     log_probs: np.ndarray[Any, np.dtype[np.float32]]
+    chosen: np.ndarray[Any, np.dtype[np.int64]]
     fits: np.ndarray[Any, np.dtype[np.bool_]]
     says_label: float
     texts_per_s: float
 
     def predictions(self, labels: Sequence[str]) -> list[str]:
-        """The likeliest label of every text; ``OTHER`` where it does not fit."""
-        likeliest = self.log_probs.argmax(axis=1)
+        """The label that is chosen for every text; ``OTHER`` where it does not fit."""
         return [
             labels[place] if fits else OTHER
-            for place, fits in zip(likeliest, self.fits, strict=True)
+            for place, fits in zip(self.chosen, self.fits, strict=True)
         ]
 
 
@@ -69,7 +71,10 @@ def score_labels(
 
     Where each label is one token, they are read off the one distribution behind the prompt, which
     is what greedy decoding compares. Longer labels are scored whole, with their end token, so that
-    ``bad`` does not win as the beginning of ``bad luck``.
+    ``bad`` does not win as the beginning of ``bad luck``; chosen is the one that greedy decoding
+    comes to, token by token, as whoever is served gets it. The likeliest as a whole may be another:
+    labels that begin alike share what is given to that beginning, and a model that is hardly
+    trained takes probability from a label at each of its tokens.
 
     Args:
         model: On ``precision.device``.
@@ -84,7 +89,7 @@ def score_labels(
     variants = [_encode(examples, label, tokenizer) for label in labels]
     fits = _which_fit(variants, _limit(model), stage=stage, reporter=reporter)
     variants = [[variant[place] for place in np.flatnonzero(fits)] for variant in variants]
-    answers = [variant[0].input_ids[variant[0].supervised].tolist() for variant in variants]
+    answers = [_answer_ids(variant[0]) for variant in variants]
     before = _written_before(examples[0], labels, tokenizer)
     first_ids = [answer[before] for answer in answers]
     prompts_agree = all(
@@ -95,12 +100,22 @@ def score_labels(
     if one_token and prompts_agree:
         prompts = [_only_first(example) for example in variants[0]]
         log_probs, says_label = run.first_tokens(prompts, first_ids)
+        chosen = log_probs.argmax(axis=1)
     else:
-        log_probs, says_label = run.whole_answers(variants, first_ids, before=before)
+        by_token, says_label = run.whole_answers(variants, first_ids, before=before)
+        log_probs = np.array([[sum(one) for one in text] for text in by_token], dtype=np.float32)
+        chosen = np.array(
+            [
+                _greedy_choice([_answer_ids(variant[text]) for variant in variants], given)
+                for text, given in enumerate(by_token)
+            ]
+        )
     elapsed_s = max(1e-9, time.monotonic() - start_s)
     scores = np.full((len(examples), len(labels)), np.nan, dtype=np.float32)
     scores[fits] = log_probs
-    return LabelScores(scores, fits, says_label, len(log_probs) / elapsed_s)
+    choices = np.zeros(len(examples), dtype=np.int64)
+    choices[fits] = chosen
+    return LabelScores(scores, choices, fits, says_label, len(log_probs) / elapsed_s)
 
 
 class _Run:
@@ -141,24 +156,23 @@ class _Run:
         first_ids: Sequence[int],
         *,
         before: int,
-    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], float]:
-        """(texts, labels) log-probabilities of whole answers; labels begin ``before`` tokens in."""
-        scores = np.zeros((len(variants[0]), len(variants)), dtype=np.float32)
-        begins, done = 0, 0
+    ) -> tuple[list[list[list[float]]], float]:
+        """Of each text, label and token its log-probability; labels begin ``before`` tokens in."""
+        scores: list[list[list[float]]] = [[[] for _ in variants] for _ in variants[0]]
+        begins, done, total = 0, 0, len(variants) * len(variants[0])
         for place, variant in enumerate(variants):
             for batch, hidden, logits in self._logits(variant):
                 found = batch.targets.unique(return_inverse=True)
                 tokens, places = found
                 likeliest, log_probs = self._compared(tokens, hidden, logits)
                 log_probs = log_probs.gather(1, places[:, None])[:, 0]
-                sums = torch.zeros(len(batch.members), device=log_probs.device)
-                sums.index_add_(0, batch.owners, log_probs)
-                scores[list(batch.members), place] = sums.cpu().numpy()
+                for owner, value in zip(batch.owners.tolist(), log_probs.tolist(), strict=True):
+                    scores[batch.members[owner]][place].append(value)
                 if place == 0:
                     first = _places_in_answers(batch.owners) == before
                     begins += sum(best in first_ids for best in likeliest[first].tolist())
                 done += len(batch.members)
-                self._reporter.emit(Progress(self._stage, done, scores.size, "answers"))
+                self._reporter.emit(Progress(self._stage, done, total, "answers"))
         return scores, begins / len(variants[0])
 
     def _compared(
@@ -192,6 +206,28 @@ class _Run:
                     ]
                 )
             yield batch, hidden, logits
+
+
+def _greedy_choice(answers: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> int:
+    """The number of the answer that greedy decoding comes to where only these can be said.
+
+    Args:
+        answers: Token ids of each, the end among them.
+        log_probs: Of each of these tokens.
+    """
+    left, place = list(range(len(answers))), 0
+    # One that another begins with, where a template ends no turn, is over first.
+    while len(left) > 1 and all(len(answers[one]) > place for one in left):
+        best = max(left, key=lambda one: log_probs[one][place])
+        left = [one for one in left if answers[one][place] == answers[best][place]]
+        place += 1
+    return min(left, key=lambda one: len(answers[one]))
+
+
+def _answer_ids(example: EncodedExample) -> list[int]:
+    """Token ids of what is supervised."""
+    ids: list[int] = example.input_ids[example.supervised].tolist()
+    return ids
 
 
 def _encode(examples: Sequence[Example], label: str, tokenizer: Any) -> list[EncodedExample]:

@@ -38,8 +38,8 @@ from ollama_bridge.storage.atomic_files import read_json_lines
 from ollama_bridge.storage.drafts import open_draft
 
 STAGE = "evaluate"
-_VERSION = 3
-_SCORES_VERSION = 2  # 2: what the template writes before a label begins none
+_VERSION = 4  # 4: labels of several tokens are chosen as greedy decoding does
+_SCORES_VERSION = 3  # 2: what the template writes before a label begins none; 3: as above
 
 
 class ModelScores(Artifact):
@@ -225,7 +225,7 @@ class _Examinee:
     def choose_labels(
         self, examples: Sequence[Example], task: TaskSection
     ) -> tuple[list[str], dict[str, object]]:
-        """The likeliest label of every text, and what else is worth reporting."""
+        """The label of every text that it would say, and what else is worth reporting."""
         scores = score_labels(
             self.model,
             self.tokenizer,

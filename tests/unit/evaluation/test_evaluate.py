@@ -112,6 +112,39 @@ def test_long_labels_are_scored_whole(base: Checkpoint, labels: tuple[str, ...])
             assert found.log_probs[row, column] == pytest.approx(expected, abs=1e-3)
 
 
+def test_long_labels_are_chosen_as_greedy_decoding_does(base: Checkpoint) -> None:
+    """Token by token among what labels go on with: the likeliest as a whole is often another."""
+    tokenizer, model = load_tokenizer(base.path), load_model(base.path)
+    labels = ("good", "good food", "goods", "awful service", "awful")
+    examples = [*sentiment_examples(20, name="t"), multi_turn("m", "awful service")]
+    found = score_labels(
+        model, tokenizer, examples, labels, precision=FLOAT32, stage="s", reporter=NullReporter()
+    )
+    said = []
+    for example in examples:
+        prompt = encode_prompt(tokenizer, example)
+        answers = {}
+        for label in labels:
+            encoded = encode(with_answer(example, label), tokenizer)
+            end = int(encoded.targets[-1]) + 1
+            answers[label] = encoded.input_ids[len(prompt) : end].tolist()
+        written: list[int] = []
+        while written not in answers.values():
+            with torch.no_grad():
+                last = model(torch.tensor([prompt + written])).logits[0, -1]
+            going_on = [ids for ids in answers.values() if begin(ids, written)]
+            following = {ids[len(written)] for ids in going_on}
+            written.append(max(following, key=lambda token: float(last[token])))
+        said.append(next(label for label, ids in answers.items() if ids == written))
+    assert found.predictions(labels) == said
+    assert said != [labels[place] for place in found.log_probs.argmax(axis=1)]
+
+
+def begin(ids: Sequence[int], written: Sequence[int]) -> bool:
+    """Whether an answer goes on behind what is written."""
+    return list(ids[: len(written)]) == list(written) and len(ids) > len(written)
+
+
 def test_single_tokens_are_read_off_behind_the_prompt(base: Checkpoint) -> None:
     """One-token labels get their log-probability as the first token of the answer."""
     tokenizer, model = load_tokenizer(base.path), load_model(base.path)
