@@ -175,7 +175,7 @@ class Certificate(BaseModel):
             f"(max difference {numbers.get('max_difference', 0):.3f}, "
             f"mean KL {numbers.get('mean_kl_nats', 0):.5f} nats)"
             + (f"; its TEMPLATE gives up {given_up}" if given_up else "")
-            + (f"; it offers {offered}, which its checkpoint has not" if offered else "")
+            + (f"; it offers {offered}, of which nothing is proven" if offered else "")
             + (f"; it leaves to Ollama's defaults: {left}" if left else "")
             + (f"; it sets {set_otherwise}" if set_otherwise else "")
             + (f"; its {parts} not compared: {unread}" if unread else "")

@@ -284,12 +284,12 @@ def test_what_a_recipe_s_own_template_gives_up_is_said() -> None:
 
 
 def test_what_a_template_of_others_offers_more_is_said() -> None:
-    """The checkpoint was not trained for it: nothing of it is proven."""
+    """Go may be what cannot say them, and not the checkpoint what lacks them: only that is said."""
     check = capabilities_of((), ("tools", "thinking"), OURS, is_proven=False)
     assert check.passed
     certificate = certificate_of().model_copy(update={"checks": (check,)})
     assert certificate.verdict.endswith(
-        "; it offers thinking and tools, which its checkpoint has not"
+        "; it offers thinking and tools, of which nothing is proven"
     )
 
 
