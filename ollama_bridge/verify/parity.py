@@ -17,6 +17,7 @@ from ollama_bridge.errors import RepetitionError
 from ollama_bridge.modelfile import Modelfile
 from ollama_bridge.reference import SERVED_TOP, Answer, ReferenceValues, TokenScore
 from ollama_bridge.reporting import NullReporter, Progress, Reporter
+from ollama_bridge.verify.answer_parser import check_parser
 from ollama_bridge.verify.bounds import Bounds, bounds_of, recorded_noise
 from ollama_bridge.verify.certificate import LOG_PROBABILITIES, TOKEN_COUNT, Certificate, Check
 from ollama_bridge.verify.context import check_context
@@ -100,6 +101,7 @@ def check_parity(
         template,
         *check_vocabulary(reference, metadata),
         check_thinking_tags(version, reference, modelfile, metadata),
+        check_parser(reference, details.modelfile),
         _check_counts([*prompts, *answers]),
         context,
         *reason,
