@@ -1,6 +1,6 @@
 """Renders a checkpoint's chat template as transformers does, without transformers.
 
-A template is someone else's program, so its loops are bounded.
+A template is someone else's program, so what it repeats is bounded.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-import sys
 from collections.abc import Callable
 from datetime import datetime
-from types import FrameType
 from typing import Any
 
 import jinja2
@@ -29,9 +27,10 @@ HINT = (
     "fix it: chat_template.jinja in the checkpoint, or the file that you gave; or give another "
     "one: --chat-template FILE.jinja (package, convert, verify)"
 )
+_LIMIT = "limited"  # a filter by that name is no template's
 _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
-# A long conversation takes some thousand lines; a template that needs more does not end.
-_MAX_LINES = 200_000
+# A long conversation takes some thousand; a template that needs more does not end.
+_MAX_STEPS = 200_000
 _MAX_LENGTH = 1_000_000
 _RENDER_ERRORS = (
     jinja2.TemplateError,
@@ -66,9 +65,11 @@ class ChatTemplate:
         self.adds_bos = adds_bos
         self._clock: Callable[[str], str] = lambda form: datetime.now().strftime(form)
         environment = chat_environment(lambda form: self._clock(form))
+        self._limit = _Limit()
+        environment.filters[_LIMIT] = self._limit.step
         try:
             self.tree = environment.parse(source)
-            self._compiled = environment.from_string(source)
+            self._compiled = environment.from_string(_with_limit(environment.parse(source)))
         except jinja2.TemplateSyntaxError as exc:
             raise TemplateError(
                 f"the chat template, line {exc.lineno}: {exc.message}", hint=HINT
@@ -184,13 +185,13 @@ class ChatTemplate:
         self._clock = clock or usual
         parts: list[str] = []
         length = 0
+        self._limit.steps = 0
         try:
-            with _LineLimit():
-                for part in self._compiled.generate(arguments):
-                    parts.append(part)
-                    length += len(part)
-                    if length > _MAX_LENGTH:
-                        raise TemplateError("the chat template writes without end", hint=HINT)
+            for part in self._compiled.generate(arguments):
+                parts.append(part)
+                length += len(part)
+                if length > _MAX_LENGTH:
+                    raise TemplateError("the chat template writes without end", hint=HINT)
         except _RENDER_ERRORS as exc:
             raise RefusedError(str(exc)) from exc
         except MemoryError as exc:
@@ -200,28 +201,37 @@ class ChatTemplate:
         return "".join(parts)
 
 
-class _LineLimit:
-    """Ends a template that loops for ever: counts the lines that it runs."""
+class _Limit:
+    """Ends a template that runs for ever.
+
+    Attributes:
+        steps: Turns of loops, and calls of what can call itself, since a rendering began.
+    """
 
     def __init__(self) -> None:
-        self._lines = 0
-        self._before: Any = None
+        self.steps = 0
 
-    def __enter__(self) -> None:
-        self._before = sys.gettrace()
-        sys.settrace(self._on_call)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
-
-    def _on_call(self, frame: FrameType, *_: object) -> Any:
-        return self._on_line if frame.f_code.co_filename == "<template>" else None
-
-    def _on_line(self, *_: object) -> Any:
-        self._lines += 1
-        if self._lines > _MAX_LINES:
+    @jinja2.pass_context  # else it is taken for a constant
+    def step(self, _context: object, value: object) -> object:
+        """A filter that counts."""
+        self.steps += 1
+        if self.steps > _MAX_STEPS:
             raise TemplateError("the chat template does not end", hint=HINT)
-        return self._on_line
+        return value
+
+
+def _with_limit(tree: nodes.Template) -> nodes.Template:
+    """Every loop, what it leaves out included, and every macro and block counts itself."""
+    repeated: list[nodes.For | nodes.Macro | nodes.Block] = list(
+        tree.find_all((nodes.For, nodes.Macro, nodes.Block))
+    )
+    for node in repeated:
+        line = node.lineno
+        step = nodes.Filter(nodes.Const(True), _LIMIT, [], [], None, None, lineno=line)
+        if isinstance(node, nodes.For) and node.test is not None:
+            node.test = nodes.And(step, node.test, lineno=line)
+        node.body.insert(0, nodes.ExprStmt(step, lineno=line))
+    return tree
 
 
 def offering(name: str) -> dict[str, Any]:

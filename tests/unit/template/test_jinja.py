@@ -9,6 +9,7 @@ from fakes.formats import CASES, chat_template, source_of
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ollama_bridge.errors import TemplateError
+from ollama_bridge.template import jinja
 from ollama_bridge.template.conversation import Conversation, Message
 from ollama_bridge.template.generation import Domain, random_ones
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
@@ -70,6 +71,26 @@ def plain(source: str) -> str:
 def test_a_template_that_does_not_end_is_stopped(source: str) -> None:
     """Loops within loops, and loops in a macro that calls itself."""
     with pytest.raises((TemplateError, RefusedError), match=r"not end|without end|recursion"):
+        plain(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(9999) %}{% for b in range(9999) if none %}{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{% if n < 40 %}{{ m(n + 1) }}{{ m(n + 1) }}{% endif %}{% endmacro %}"
+        "{{ m(0) }}",
+        "{% for a in [1] recursive %}{% if loop.depth < 40 %}{{ loop([1, 1]) }}{% endif %}"
+        "{% endfor %}",
+        "{% set n = namespace(depth=0) %}{% block b %}{% set n.depth = n.depth + 1 %}"
+        "{% if n.depth < 40 %}{{ self.b() }}{{ self.b() }}{% endif %}"
+        "{% set n.depth = n.depth - 1 %}{% endblock %}",
+    ],
+)
+def test_whatever_can_run_again_is_counted(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a loop leaves out, too, and what calls itself twice at each of forty depths."""
+    monkeypatch.setattr(jinja, "_MAX_STEPS", 2000)
+    with pytest.raises(TemplateError, match="does not end"):
         plain(source)
 
 
