@@ -27,7 +27,7 @@ HINT = (
     "fix it: chat_template.jinja in the checkpoint, or the file that you gave; or give another "
     "one: --chat-template FILE.jinja (package, convert, verify)"
 )
-_LIMIT = "limited"  # a filter by that name is no template's
+_LIMIT = "a limit"  # of the filters the one that no template can name
 _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
 # A long conversation takes some thousand; a template that needs more does not end.
 _MAX_STEPS = 200_000
