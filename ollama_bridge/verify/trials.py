@@ -57,20 +57,31 @@ def send(client: Client, blank: Blank) -> str:
     return digest
 
 
-def make(client: Client, digest: str, **parts: Any) -> None:
+def make(
+    client: Client,
+    digest: str,
+    *,
+    template: str | None = None,
+    renderer: str | None = None,
+    parser: str | None = None,
+) -> None:
     """Make the tag of a file that was sent.
 
     Args:
         client: Speaks to the daemon.
         digest: Of the file.
-        parts: Of the request beside it.
+        template: TEMPLATE of the tag; None: none, as of the others.
+        renderer: RENDERER.
+        parser: PARSER.
 
     Raises:
         RequestRejectedError: the daemon does not know one of the parts.
     """
     parameters: Mapping[str, Any] = {"num_ctx": _NUM_CTX, "temperature": 0}
     files = {"model.gguf": digest}
-    client.create({"model": TRIAL, "files": files, "parameters": parameters, **parts})
+    parts = {"template": template, "renderer": renderer, "parser": parser}
+    given = {name: value for name, value in parts.items() if value is not None}
+    client.create({"model": TRIAL, "files": files, "parameters": parameters, **given})
 
 
 def is_rendered(client: Client, conversation: Conversation, wanted: str) -> bool:

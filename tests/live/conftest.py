@@ -17,7 +17,7 @@ from llama_converters import LlamaCpp
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.era import REWRITES_GGUF, has_limit
 from ollama_bridge.daemon.find import find_binary
-from ollama_bridge.daemon.layout import installed_binary
+from ollama_bridge.daemon.layout import RELEASES, VERSION, installed_binary
 from ollama_bridge.data.packages import fetch_package_file
 from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.models.reference.values import with_reference_values
@@ -33,6 +33,8 @@ LONGEST = (
 
 # Takes ten minutes to build, and some to be tried: where it was installed it is, CI does without.
 OPTIONAL_VERSIONS = ("0.33.3",)
+
+IN_USE = "in use"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,6 +87,21 @@ def daemon(
 ) -> Iterator[PrivateDaemon]:
     """A private daemon for the whole session; tests use tags of their own in it."""
     with PrivateDaemon(tmp_path_factory.mktemp("daemon"), binary=ollama_binary) as running:
+        yield running
+
+
+@pytest.fixture(
+    scope="module", params=[IN_USE, *(version for version in RELEASES if version != VERSION)]
+)
+def era(
+    request: pytest.FixtureRequest,
+    ollama_binary: Path,
+    installed: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[PrivateDaemon]:
+    """A private daemon of each version."""
+    binary = ollama_binary if request.param == IN_USE else installed(request.param)
+    with PrivateDaemon(tmp_path_factory.mktemp("era"), binary=binary) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from fakes.private_daemon import PrivateDaemon
 from ollama_bridge.client import Client
 from ollama_bridge.conversion import convert
 from ollama_bridge.daemon.era import NO_ADAPTER, REWRITES_GGUF, has_limit, limits_of
-from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.daemon.placement import FileState, place_blob
 from ollama_bridge.errors import (
     ModelError,
@@ -53,23 +52,6 @@ from ollama_bridge.verification import verify_tag
 from ollama_bridge.verify.certificate import Certificate
 
 pytestmark = pytest.mark.live
-
-IN_USE = "in use"
-
-
-@pytest.fixture(
-    scope="module", params=[IN_USE, *(version for version in RELEASES if version != VERSION)]
-)
-def era(
-    request: pytest.FixtureRequest,
-    ollama_binary: Path,
-    installed: Callable[[str], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[PrivateDaemon]:
-    """A private daemon of each version."""
-    binary = ollama_binary if request.param == IN_USE else installed(request.param)
-    with PrivateDaemon(tmp_path_factory.mktemp("era"), binary=binary) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from fakes.formats import checkpoint_with, source_of
 from fakes.private_daemon import PrivateDaemon
+from fakes.recipes import own_recipe
 
 from ollama_bridge.client import Client
 from ollama_bridge.daemon.era import NO_JINJA, has_limit
-from ollama_bridge.daemon.layout import RELEASES, VERSION
 from ollama_bridge.examples import Example, Message, write_examples
 from ollama_bridge.inspection import verify
 from ollama_bridge.packaging.package import package
 from ollama_bridge.pipeline import _Build, _Teacher
-from ollama_bridge.recipe.loading import parse_recipe
 from ollama_bridge.reporting import Event, Note, StageFinished
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, Work
 from ollama_bridge.storage.drafts import open_draft
@@ -29,23 +28,7 @@ from ollama_bridge.verify.trials import make, send, trials
 
 pytestmark = pytest.mark.live
 
-IN_USE = "in use"
 ONE_THREAD = {"parameters": {"num_thread": 1}}  # two of 0.24 wait by spinning beside other work
-
-
-@pytest.fixture(
-    scope="module", params=[IN_USE, *(version for version in RELEASES if version != VERSION)]
-)
-def era(
-    request: pytest.FixtureRequest,
-    ollama_binary: Path,
-    installed: Callable[[str], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[PrivateDaemon]:
-    """A private daemon of each version."""
-    binary = ollama_binary if request.param == IN_USE else installed(request.param)
-    with PrivateDaemon(tmp_path_factory.mktemp("era"), binary=binary) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +103,14 @@ def test_a_build_serves_what_a_package_of_the_same_checkpoint_would(
 ) -> None:
     """Student and teacher, whose chat template is tried once; done again, nothing is."""
     student = made(name)
-    data = {
-        "name": "mine",
-        "description": "A recipe.",
-        "task": {"kind": "reply", "system": ""},
-        "data": {"source": "messages", "path": "mine.jsonl"},
-        "teacher": {"model": "ollama:m"},
-        "export": {"tag": f"live-choice-{name}", "types": ["f16"]},
-        "modelfile": ONE_THREAD,
-    }
-    recipe, corpus = parse_recipe(data, source="mine.yaml"), corpus_of(tmp_path / "corpus")
+    recipe = own_recipe(
+        {
+            "task": {"kind": "reply", "system": ""},
+            "export": {"tag": f"live-choice-{name}", "types": ["f16"]},
+            "modelfile": ONE_THREAD,
+        }
+    )
+    corpus = corpus_of(tmp_path / "corpus")
     run_dir, first, again = tmp_path / "run", Heard(), Heard()
     for heard in (first, again):
         build = _Build(recipe, run_dir, client, heard)

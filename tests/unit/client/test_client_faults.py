@@ -184,9 +184,11 @@ def test_no_silence_is_waited_for_beyond_the_whole(
 def test_an_httpx_of_other_insides_is_left_as_it_is() -> None:
     """A version that keeps its connections elsewhere still asks, with the limits that it has."""
     with httpx.HTTPTransport() as transport:
-        pool, transport._pool = transport._pool, cast(Any, object())
+        pool, other = transport._pool, cast(Any, object())
+        transport._pool = other
         bound(transport)
-        transport._pool = pool
+        found, transport._pool = transport._pool, pool
+    assert found is other
 
 
 def connections_in_use(client: Client | AsyncClient) -> int:

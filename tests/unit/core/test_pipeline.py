@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fakes.daemon import FakeDaemon, nobody_listens
+from fakes.recipes import own_recipe
 
 from ollama_bridge import pipeline
 from ollama_bridge.client import Client
@@ -16,7 +17,6 @@ from ollama_bridge.errors import ConfigError, ModelReferenceError
 from ollama_bridge.models.sources.resolve import resolve_model
 from ollama_bridge.pipeline import _Build, _Teacher
 from ollama_bridge.recipe.config import Recipe
-from ollama_bridge.recipe.loading import parse_recipe
 from ollama_bridge.reporting import Note, NullReporter
 from ollama_bridge.storage.artifacts import Checkpoint
 from ollama_bridge.train import qlora
@@ -25,15 +25,7 @@ STORED, LIVE = {"kd_weight": 0.5}, {"teacher": "live"}
 
 
 def recipe(**sections: Any) -> Recipe:
-    data = {
-        "name": "mine",
-        "description": "A recipe.",
-        "task": {"kind": "reply", "system": "Answer."},
-        "data": {"source": "messages", "path": "mine.jsonl"},
-        "teacher": {"model": "ollama:smollm2:135m"},
-        "export": {"tag": "mine"},
-    }
-    return parse_recipe(data | sections, source="mine.yaml")
+    return own_recipe(sections)
 
 
 @pytest.mark.parametrize(

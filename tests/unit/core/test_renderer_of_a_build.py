@@ -11,12 +11,12 @@ import pytest
 from fakes.daemon import FakeDaemon, nobody_listens
 from fakes.formats import checkpoint_with, source_of
 from fakes.ggufs import metadata_of
+from fakes.recipes import own_recipe
 
 from ollama_bridge.client import Client
 from ollama_bridge.errors import DaemonUnreachableError
 from ollama_bridge.pipeline import _Build
 from ollama_bridge.recipe.config import Recipe
-from ollama_bridge.recipe.loading import parse_recipe
 from ollama_bridge.reference import ReferenceValues
 from ollama_bridge.reporting import Event, Note
 from ollama_bridge.storage.artifacts import Checkpoint, Corpus, GGUFFile, Work
@@ -70,16 +70,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[NativeJinja | None], list
 
 
 def recipe(template: str = "auto") -> Recipe:
-    data = {
-        "name": "mine",
-        "description": "A recipe.",
-        "task": {"kind": "reply", "system": ""},
-        "data": {"source": "messages", "path": "mine.jsonl"},
-        "teacher": {"model": "ollama:m"},
-        "export": {"tag": "mine", "types": ["f32"]},
-        "modelfile": {"template": template},
-    }
-    return parse_recipe(data, source="mine.yaml")
+    return own_recipe(
+        {
+            "task": {"kind": "reply", "system": ""},
+            "export": {"tag": "mine", "types": ["f32"]},
+            "modelfile": {"template": template},
+        }
+    )
 
 
 def corpus_of(folder: Path, *, answer: str = "Hello.", tools: list[object] | None = None) -> Corpus:
