@@ -23,6 +23,7 @@ from gguf.constants import (
     GGUFValueType,
 )
 
+from ollama_bridge.errors import ConversionError
 from ollama_bridge.models.architectures.entries import Entry, text
 
 _NUMBERS = {
@@ -55,6 +56,9 @@ def pack_head(architecture: str, entries: Sequence[Entry], table: Sequence[Table
     """Everything in front of the values, but for the padding.
 
     The values of each tensor begin at a multiple of the alignment, in the order of the table.
+
+    Raises:
+        ConversionError: a number of the metadata is beyond its type.
     """
     all_entries = [text("general.architecture", architecture), *entries]
     counts = struct.pack("<IIQQ", GGUF_MAGIC, GGUF_VERSION, len(table), len(all_entries))
@@ -64,16 +68,23 @@ def pack_head(architecture: str, entries: Sequence[Entry], table: Sequence[Table
 def _packed_entry(entry: Entry) -> bytes:
     head = _strings([entry.key]) + struct.pack("<I", entry.type)
     if entry.type != GGUFValueType.ARRAY:
-        return head + _values([entry.value], entry.type)
+        return head + _values(entry.key, [entry.value], entry.type)
     assert entry.element_type is not None
     head += struct.pack("<IQ", entry.element_type, len(entry.value))
-    return head + _values(entry.value, entry.element_type)
+    return head + _values(entry.key, entry.value, entry.element_type)
 
 
-def _values(values: Sequence[Any], type_: GGUFValueType) -> bytes:
+def _values(key: str, values: Sequence[Any], type_: GGUFValueType) -> bytes:
     if type_ == GGUFValueType.STRING:
         return _strings(values)
-    return np.array(values, dtype=_NUMBERS[type_]).tobytes()
+    try:
+        with np.errstate(over="raise"):
+            return np.array(values, dtype=_NUMBERS[type_]).tobytes()
+    except (FloatingPointError, OverflowError) as exc:
+        raise ConversionError(
+            f"{key}: {max(values, key=abs)!r} is too large for a {type_.name} of a GGUF",
+            hint="correct the model's config.json, or its generation_config.json",
+        ) from exc
 
 
 def _strings(values: Iterable[str]) -> bytes:

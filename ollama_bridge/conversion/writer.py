@@ -39,7 +39,7 @@ def write_gguf(
     processes: int | None = None,
     on_tensor: Callable[[int], None],
 ) -> str:
-    """Write one model; gives the sha256 of the file, in hex.
+    """Write one model; gives the sha256 of the file, in hex. What is not whole is removed.
 
     Args:
         path: Where to.
@@ -67,10 +67,14 @@ def write_gguf(
         if searched
         else contextlib.nullcontext(without_search)
     ) as encode:
-        path.write_bytes(pack_head(architecture, entries, _table(plans, types)))
-        with HashedFile(path) as file:
-            _write_tensors(file, plans, types, importance or {}, encode, on_tensor)
-            return file.finish()
+        try:
+            path.write_bytes(pack_head(architecture, entries, _table(plans, types)))
+            with HashedFile(path) as file:
+                _write_tensors(file, plans, types, importance or {}, encode, on_tensor)
+                return file.finish()
+        except BaseException:  # nobody goes on with what may be gigabytes
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _table(plans: Sequence[TensorPlan], types: TypePlan) -> list[TableRow]:

@@ -26,7 +26,7 @@ _LEFT_OVERS = (
 )
 # Not the one that pads: the line of every tutorial adds it, and what is served pads nothing.
 _ROLES = ("bos_token", "eos_token", "unk_token")
-_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def drop_tokens(folder: Path, tokens: Collection[str]) -> None:
     if isinstance(model, dict) and isinstance(model.get("vocab"), dict):
         model["vocab"] = {name: id_ for name, id_ in model["vocab"].items() if name not in tokens}
     changed = {"tokenizer.json": document}
-    for name in _TOKEN_FILES:
+    for name in TOKEN_FILES:
         if (folder / name).is_file():
             changed[name] = _without(read_json_object(folder / name), tokens)
     for name, value in changed.items():

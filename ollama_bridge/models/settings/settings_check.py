@@ -16,7 +16,8 @@ from ollama_bridge.models.settings.generation_defaults import (
     SAMPLING,
     read_generation_config,
 )
-from ollama_bridge.models.settings.left_overs import tokens_without_rows
+from ollama_bridge.models.settings.json_files import read_json_object
+from ollama_bridge.models.settings.left_overs import TOKEN_FILES, tokens_without_rows
 from ollama_bridge.models.settings.named_ends import listed_ends
 
 
@@ -45,6 +46,9 @@ def check_settings_of_tokens(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ModelError: there is one, or a file is damaged.
     """
+    for name in TOKEN_FILES:
+        if (path := folder / name).is_file():
+            read_json_object(path)
     rows = config.get("vocab_size")
     for end in listed_ends(read_generation_config(folder)):
         if isinstance(rows, int) and not 0 <= end < rows:

@@ -292,6 +292,10 @@ def test_several_end_tokens_are_all_written(
         ({"num_key_value_heads": 4}, "shape"),
         ({"hidden_size": None}, "hidden_size"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e300}},
+            "freq_base: 1e\\+300 is too large for a FLOAT32",
+        ),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(
@@ -324,7 +328,7 @@ def test_a_disk_that_takes_no_more_is_said(
     monkeypatch.setattr("ollama_bridge.conversion.writer._write_tensors", full)
     with pytest.raises(ArtifactError, match=message):
         convert(checkpoint, type="f32", out_dir=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
 
 
 def test_a_chat_templates_end_is_one_of_the_files(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -223,6 +223,18 @@ def test_a_damaged_config_is_an_error(folder: Path, text: str) -> None:
         check_folder(folder)
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("text", ['"x"', '{"unk_token": "\\ud800"}'])
+def test_damaged_settings_of_a_tokenizer_are_named_where_their_owner_has_them(
+    folder: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    """No object, or half of a surrogate pair, which is no text: in the folder, not in our copy."""
+    (folder / name).write_text(text)
+    with pytest.raises(ModelError, match=re.escape(str(folder / name))) as caught:
+        resolve_model(str(folder), cache_dir=tmp_path / "cache")
+    assert "get the checkpoint's own again" in str(caught.value.hint)
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """A path that is no folder is a ModelError."""
     with pytest.raises(ModelError, match="not a folder"):
