@@ -6,6 +6,7 @@ Does not know where examples come from (``data``) nor how they become tokens (``
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -172,7 +173,7 @@ def parse_message(item: object, *, where: str) -> Message:
         raise DataError(f"{where}: a message must be an object with role and content")
     role, content = item.get("role"), item.get("content")
     if role not in ROLES:
-        raise DataError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
+        raise DataError(f"{where}: role {reprlib.repr(role)} is not one of {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise DataError(f"{where}: the content of the {role}'s message is not a text")
     calls = tuple(

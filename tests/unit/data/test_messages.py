@@ -215,6 +215,14 @@ def test_a_few_odd_conversations_are_left_out(tmp_path: Path) -> None:
     assert "up to 5% are left out" in str(caught.value.hint)
 
 
+def test_a_text_in_the_place_of_a_role_is_not_repeated(tmp_path: Path) -> None:
+    """It may be a page of somebody's words."""
+    swapped = {"messages": [{"role": "private " * 500, "content": "user"}]}
+    with pytest.raises(DataError, match=r"role 'private.*' is not one of system") as caught:
+        collect(tmp_path, [swapped])
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("weight", [0, False])
 def test_answers_that_are_context_alone_are_not_learnt(tmp_path: Path, weight: int) -> None:
     """OpenAI's ``weight: 0`` marks a bad one; the command keeps the conversations without any."""
