@@ -274,7 +274,10 @@ class Adapter:
             raise self._error("lora_bias, whose biases are not in it")
         whole = [name for name, change in self.changes.items() if change.whole is not None]
         whole += self.left_out
-        for module in settings.get("modules_to_save") or ():
+        saved = settings.get("modules_to_save") or []
+        if not isinstance(saved, list):
+            raise self._error(f"modules_to_save {saved!r}")
+        for module in saved:
             if not any(f".{module}." in f".{name}" for name in whole):
                 raise self._error(f"modules_to_save {module}, which is not in it")
         if settings.get("trainable_token_indices") and not any(

@@ -264,6 +264,7 @@ def test_an_adapter_of_an_adapted_model_is_merged_twice(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
         ({"target_parameters": ["mlp.weight"]}, "target_parameters"),
         ({"use_qalora": True}, "use_qalora"),
+        ({"modules_to_save": 7}, "modules_to_save 7"),
         ({"lora_alpha": None}, "lora_alpha"),
         ({"lora_alpha": "16"}, "lora_alpha"),
         ({"alpha_pattern": {"(": 1}}, "alpha_pattern"),
