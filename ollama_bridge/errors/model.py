@@ -30,7 +30,15 @@ class UnsupportedArchitectureError(ModelError):
 
 
 class GGUFError(ModelError):
-    """A GGUF file is truncated, damaged or hostile."""
+    """A GGUF file is truncated, damaged or hostile, or says what is not read."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(
+            message,
+            hint=hint
+            or "get the file again; if it is as its maker wrote it, use the Hugging Face folder "
+            "that it was made from",
+        )
 
 
 class TrainingError(OllamaBridgeError):

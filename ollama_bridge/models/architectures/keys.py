@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 
 from ollama_bridge.errors import GGUFError
 from ollama_bridge.models.architectures.entries import shortest
@@ -48,5 +49,6 @@ class Keys:
     def error(self, key: str, value: object, expected: str) -> GGUFError:
         """A key that holds what it cannot."""
         return GGUFError(
-            f"{self.contents.path}: {self.architecture}.{key} is {value!r}, expected {expected}"
+            f"{self.contents.path}: {self.architecture}.{key} is {reprlib.repr(value)}, "
+            f"expected {expected}"
         )

@@ -7,6 +7,7 @@ has to learn from. (One visible consequence: no Unicode normalisation, which GGU
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ class GGUFTokenizer:
         elif kind == "llama":
             document = self._sentencepiece_bpe()
         else:
-            raise self._error(f"model is {kind!r}; gpt2 and llama are read")
+            raise self._error(f"model is {reprlib.repr(kind)}; gpt2 and llama are read")
         text = json.dumps(document, ensure_ascii=False)
         try:
             Tokenizer.from_str(text)
@@ -201,7 +202,8 @@ class GGUFTokenizer:
         pre = pretokenizers.by_name(name) if isinstance(name, str) else None
         if pre is None:
             raise self._error(
-                f"pre is {name!r}; these are read: {', '.join(pretokenizers.known_names())}"
+                f"pre is {reprlib.repr(name)}; these are read: "
+                f"{', '.join(pretokenizers.known_names())}"
             )
         merges = []
         for index, merge in enumerate(self._list("merges", str)):

@@ -172,6 +172,7 @@ def test_another_architecture_is_named(gguf: Path, tmp_path: Path) -> None:
         ("llama.context_length", None, "context_length"),
         ("tokenizer.ggml.model", "bert", "bert"),
         ("tokenizer.ggml.pre", "poro-chat", "poro-chat"),
+        ("tokenizer.ggml.pre", "noise " * 500, "pre is 'noise"),
         ("tokenizer.ggml.tokens", None, "tokens"),
         ("tokenizer.ggml.tokens", ["a", "b"], "token_type"),
         ("tokenizer.ggml.merges", ["ab"], "two parts"),
@@ -184,8 +185,10 @@ def test_contradictions_are_named(
 ) -> None:
     """Metadata that are missing, impossible or do not fit the tensors are a GGUFError."""
     path = rewrite(gguf, tmp_path / "x.gguf", metadata=lambda keys: keys.update({key: value}))
-    with pytest.raises(GGUFError, match=message):
+    with pytest.raises(GGUFError, match=message) as caught:
         import_gguf(path, tmp_path / "out")
+    assert caught.value.hint is not None
+    assert len(str(caught.value)) < 1000
 
 
 def test_bos_is_added_where_the_file_says_so(gguf: Path, tmp_path: Path) -> None:
