@@ -28,6 +28,7 @@ from ollama_bridge.models.settings.gguf_tokenizer import KEPT_TEMPLATE_KEY, RUNT
 from ollama_bridge.models.settings.json_files import read_json_object
 from ollama_bridge.models.settings.named_ends import ignored_ends, is_special_in, named_ends
 from ollama_bridge.models.settings.tokenizer_settings import (
+    OTHER_TOKENIZER,
     default_template,
     overruled_roles,
     token_text,
@@ -151,7 +152,7 @@ class TokenizerSection:
                 entries.append(text(KEPT_TEMPLATE_KEY, template))
         return entries
 
-    def _error(self, message: str, *, hint: str | None = None) -> ConversionError:
+    def _error(self, message: str, *, hint: str = OTHER_TOKENIZER) -> ConversionError:
         return ConversionError(f"{self._where}: {message}", hint=hint)
 
     @functools.cached_property
@@ -217,7 +218,10 @@ class TokenizerSection:
                 one.encode(prompt, add_special_tokens=False).ids for one in (self._tokenizer, plain)
             ]
             if encoded[0] != encoded[1]:
-                raise self._error(f"Ollama does not strip {said}, and the chat template has some")
+                raise self._error(
+                    f"Ollama does not strip {said}, and the chat template has some",
+                    hint="write the chat template without blanks there, and train with that",
+                )
 
     @functools.cached_property
     def merges(self) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from ollama_bridge.models.safety import check_folder, check_has_tokenizer, read_
 from ollama_bridge.models.settings.generation_defaults import GENERATION_CONFIG
 from ollama_bridge.models.settings.hf_config import read_hf_config
 from ollama_bridge.models.settings.json_files import read_json_object
-from ollama_bridge.models.settings.tokenizer_settings import no_default
+from ollama_bridge.models.settings.tokenizer_settings import OTHER_TOKENIZER, no_default
 from ollama_bridge.models.sources.origin import owners_folder
 from ollama_bridge.models.template_trial import check_chat_template
 from ollama_bridge.models.weights.stored import is_plain, open_weights
@@ -123,7 +123,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             )
         except Exception as exc:  # tokenizers raises bare Exception for damaged files
             where = owners_folder(folder)
-            raise ModelError(f"{where}: its tokenizer cannot be loaded: {exc}") from exc
+            raise ModelError(
+                f"{where}: its tokenizer cannot be loaded: {exc}", hint=OTHER_TOKENIZER
+            ) from exc
     # It would say of a long text, on the user's stderr, that indexing will fail: no model here has
     # a table of positions. This is the note by which it remembers that it has said so.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True

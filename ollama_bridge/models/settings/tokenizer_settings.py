@@ -8,7 +8,14 @@ from typing import Any
 
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.settings.json_files import read_json_object
-from ollama_bridge.models.settings.small_files import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG
+from ollama_bridge.models.settings.small_files import (
+    SPECIAL_TOKENS_MAP,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
+
+# What to do about a tokenizer that cannot be used.
+OTHER_TOKENIZER = f"take the {TOKENIZER} and {TOKENIZER_CONFIG} that the model was trained with"
 
 
 def tokenizer_settings(folder: Path) -> dict[str, Any]:

@@ -204,8 +204,9 @@ def test_a_padding_token_that_nobody_added(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "<|pad|>"}))
     keys = written(folder, {**CONFIG, "vocab_size": 400})
     assert "tokenizer.ggml.padding_token_id" not in keys
-    with pytest.raises(ConversionError, match="pad_token"):
+    with pytest.raises(ConversionError, match="pad_token") as caught:
         written(folder)
+    assert "that the model was trained with" in str(caught.value.hint)
 
 
 def test_token_types_follow_the_added_tokens(folder: Path) -> None:

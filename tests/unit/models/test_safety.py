@@ -244,8 +244,9 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_a_damaged_tokenizer_is_an_error(folder: Path) -> None:
     """tokenizer.json that the library refuses is a ModelError."""
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="tokenizer"):
+    with pytest.raises(ModelError, match="tokenizer") as caught:
         load_tokenizer(folder)
+    assert "that the model was trained with" in str(caught.value.hint)
 
 
 def test_a_default_is_wanted_among_several_templates(folder: Path) -> None:
