@@ -31,7 +31,7 @@ from ollama_bridge.storage.atomic_files import write_json_atomic
 from ollama_bridge.storage.drafts import open_draft
 
 _STAGE = "prepare"
-_VERSION = 10  # raised when another corpus comes of the same files
+_VERSION = 11  # raised when another corpus comes of the same files
 _DIALOGUE = "dialogue:"  # before a topic, as the name of an input
 
 

@@ -39,6 +39,8 @@ _WRITTEN_CALL = re.compile(
 # What Ollama knows of a parameter, in the order in which it hands it on (api/types.go,
 # ToolProperty); the names of what is in it are sorted, as Go's templates go through them.
 _OF_A_PARAMETER = ("anyOf", "type", "items", "description", "enum", "properties", "required")
+# Of these Go leaves out null alone, of the others also what is empty.
+_EVEN_EMPTY = ("items", "properties")
 _OF_PARAMETERS = ("type", "properties", "required")
 _OF_A_FUNCTION = ("name", "description", "parameters")
 # What they have to be for a daemon, which answers 400 to others.
@@ -137,7 +139,8 @@ class ToolReader:
     def _parameter(self, given: object, name: str) -> dict[str, Any]:
         if not isinstance(given, dict):
             raise _NoSchemaError(f"its parameter {name} is no object")
-        kept = {key: value for key, value in self._known(given, _OF_A_PARAMETER).items() if value}
+        known = self._known(given, _OF_A_PARAMETER)
+        kept = {key: value for key, value in known.items() if value or key in _EVEN_EMPTY}
         if not _is_type(kept.get("type", "")):
             raise _NoSchemaError(f"the type of its parameter {name} is no text")
         for key, kind, what in _KINDS:

@@ -130,18 +130,18 @@ _PROPERTY_KEYS = ("anyOf", "type", "items", "description", "enum", "properties",
 
 
 def _property(value: Mapping[str, Any]) -> Struct:
+    # Go leaves out what is empty, but of these: items of any type, an object of no properties.
     there = {key for key in _PROPERTY_KEYS if value.get(key)}
-    if value.get("items") is not None:  # of any type: Go leaves out nil, and nothing that is empty
-        there.add("items")
-    written = {key: value[key] for key in _PROPERTY_KEYS if key in there}
-    fields: dict[str, Any] = {key[0].upper() + key[1:]: value.get(key) for key in _PROPERTY_KEYS}
+    there |= {key for key in ("items", "properties") if value.get(key) is not None}
+    fields: dict[str, Any] = {key: value.get(key) for key in _PROPERTY_KEYS}
+    fields["anyOf"] = [_property(inner) for inner in value.get("anyOf", ())]
+    if "properties" in there:
+        inner = {name: _property(item) for name, item in value["properties"].items()}
+        fields["properties"] = Struct({"ToMap": inner}, inner)
+    written = {key: fields[key] for key in _PROPERTY_KEYS if key in there}
     kind = value.get("type", [])
-    fields["Type"] = [kind] if isinstance(kind, str) else list(kind)
-    fields["AnyOf"] = [_property(inner) for inner in value.get("anyOf", ())]
-    if fields["Properties"]:
-        inner = {name: _property(item) for name, item in fields["Properties"].items()}
-        fields["Properties"] = {"ToMap": inner}
-    return Struct(fields, written)
+    fields["type"] = [kind] if isinstance(kind, str) else list(kind)
+    return Struct({key[0].upper() + key[1:]: field for key, field in fields.items()}, written)
 
 
 @dataclass

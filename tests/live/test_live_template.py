@@ -61,6 +61,7 @@ def test_the_daemon_renders_what_the_evaluator_renders(
             "ends": {"type": "array", "items": {"items": {"type": "number"}, "type": "array"}},
             "where": {"type": "object", "properties": {"x": {"anyOf": [{"type": "string"}]}}},
             "any": {"type": "array", "items": {}},
+            "free": {"type": "object", "properties": {}, "enum": [{}], "required": ["x"]},
         }
         cases.append(Conversation((Message("user", "Hi"),), (nested,), think=domain.thinks[0]))
     if domain.thinking:

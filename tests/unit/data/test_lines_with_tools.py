@@ -223,6 +223,14 @@ def test_a_parameter_of_any_type_stays(tmp_path: Path) -> None:
     assert tool["function"]["parameters"]["properties"] == {"b": {}}
 
 
+def test_an_object_of_no_properties_and_items_of_any_type_stay(tmp_path: Path) -> None:
+    """As pydantic writes a dict and a list: Ollama hands both on, and no list that is empty."""
+    free = {"type": "object", "properties": {}}
+    given = {"a": {"type": "array", "items": {}}, "b": {"anyOf": [free], **free}}
+    (tool,) = read(tmp_path, look(a={**given["a"], "enum": [], "required": []}, b=given["b"])).tools
+    assert tool["function"]["parameters"]["properties"] == given
+
+
 @pytest.mark.parametrize("as_text", [True, False])
 def test_lines_of_questions_and_calls_are_told_what_makes_conversations(
     tmp_path: Path, *, as_text: bool

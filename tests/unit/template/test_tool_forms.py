@@ -36,6 +36,7 @@ PROPERTIES: dict[str, dict[str, Any]] = {
     "nothing in it": {"type": "array", "items": {"enum": [], "properties": {}}},
     "anything": {"type": "array", "items": {}, "description": "These."},
     "nothing": {"type": "array", "items": False},
+    "an object of no properties": {"type": "object", "properties": {}, "required": ["x"]},
     "anything within": {"type": "object", "properties": {"n": {"type": "array", "items": {}}}},
 }
 
@@ -80,10 +81,18 @@ def test_what_is_nested_without_end_is_written_in_one_line_at_last() -> None:
     deep: Any = "end"
     for _ in range(12):
         deep = [deep]
+    inner: Any = {"type": ["integer", "null"], "items": {}, "enum": []}
+    for name in "fedcb":
+        inner = {"type": "object", "properties": {name: inner}}
     tool = probe_tool(0)
-    tool["function"]["parameters"]["properties"] = {"a": {"type": "array", "items": {"x": deep}}}
+    tool["function"]["parameters"]["properties"] = {
+        "a": {"type": "array", "items": {"x": deep}},
+        "b": inner,
+    }
     asked = Conversation((Message("user", "Hi"),), tools=(tool,))
     found = decide(template)
     assert found.go is not None
-    assert '[[[[["end"]]]]]' in GoTemplate(found.go).render(asked)
+    rendered = GoTemplate(found.go).render(asked)
+    assert '[[[[["end"]]]]]' in rendered
+    assert '"properties": {"f":{"type":["integer","null"],"items":{}}}' in rendered
     assert any("eight brackets" in said for said in found.differences)
