@@ -51,7 +51,7 @@ class BuildResult:
 def build(
     recipe: Recipe,
     *,
-    out_dir: Path | None = None,
+    out_dir: str | Path | None = None,
     host: str | None = None,
     reporter: Reporter | None = None,
 ) -> BuildResult:

@@ -56,7 +56,7 @@ def register(
     tag: str,
     *,
     client: Client,
-    out_dir: Path,
+    out_dir: str | Path,
     adapter: AdapterFile | None = None,
     reporter: Reporter | None = None,
     force: bool = False,
@@ -85,6 +85,7 @@ def register(
         ParityError: the daemon would not serve the checkpoint; the tag is as it was.
         DaemonError: the daemon failed, or takes no adapter; the tag is as it was.
     """
+    out_dir = Path(out_dir)
     reporter = reporter or NullReporter()
     tag = check_tag(tag)
     if force:

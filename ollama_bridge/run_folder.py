@@ -26,9 +26,9 @@ _ORIGIN_NAME, _KEPT_IN = "origin.json", "run_dir"
 _NAME_CHARS = 32
 
 
-def run_dir_of(recipe: Recipe, out_dir: Path | None = None) -> Path:
+def run_dir_of(recipe: Recipe, out_dir: str | Path | None = None) -> Path:
     """Where a recipe's artefacts go: ``out_dir``, else ``runs/NAME`` in our home folder."""
-    return (out_dir or home_dir() / "runs" / recipe.name).absolute()
+    return Path(out_dir or home_dir() / "runs" / recipe.name).absolute()
 
 
 def tag_file_name(tag: str) -> str:

@@ -248,12 +248,13 @@ class Conversation:
         self.heard.clear()
         self._used_tokens = None
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write everything into a JSON file, whole or not at all; a new one is the user's alone.
 
         Raises:
             ArtifactError: it cannot be written.
         """
+        path = Path(path)
         data = {
             "schema": _SCHEMA,
             "model": self.model,
@@ -278,12 +279,13 @@ class Conversation:
             ) from exc
 
     @classmethod
-    def load(cls, path: Path) -> Conversation:
+    def load(cls, path: str | Path) -> Conversation:
         """Read what :meth:`save` wrote.
 
         Raises:
             ArtifactError: it is not such a file.
         """
+        path = Path(path)
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as exc:

@@ -124,7 +124,7 @@ class BlockingProcedures(Closing):
     def batch(
         self,
         requests: Sequence[Question],
-        log_path: Path,
+        log_path: str | Path,
         *,
         hosts: Sequence[str] = (),
         concurrency: Concurrency = "auto",
@@ -230,7 +230,7 @@ class AsyncProcedures(AsyncClosing):
     def batch(
         self,
         requests: Sequence[Question],
-        log_path: Path,
+        log_path: str | Path,
         *,
         hosts: Sequence[str] = (),
         concurrency: Concurrency = "auto",

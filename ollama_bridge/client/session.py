@@ -85,7 +85,7 @@ class _Base:
         Raises:
             ArtifactError: it cannot be written.
         """
-        self.conversation.save(Path(path))
+        self.conversation.save(path)
 
     def _taken_back(self) -> Turn:
         turn = self.conversation.undo()

@@ -44,7 +44,7 @@ def importance(
     *,
     max_tokens: int = 50_000,
     max_length: int = 1024,
-    out_dir: Path,
+    out_dir: str | Path,
     reporter: Reporter | None = None,
 ) -> Importance:
     """Measure what the matrices of a checkpoint are multiplied with on its training texts.
@@ -63,6 +63,7 @@ def importance(
         DataError: no example can be used.
         DiskFullError: there is no room.
     """
+    out_dir = Path(out_dir)
     reporter = reporter or NullReporter()
     work = Work(
         kind=Importance.kind,

@@ -36,11 +36,11 @@ def convert(
     checkpoint: Checkpoint,
     *,
     type: str = "f16",  # noqa: A002  the word of recipes and of the command line
-    out_dir: Path,
+    out_dir: str | Path,
     reporter: Reporter | None = None,
     chat_template: bool | None = None,
     name: str | None = None,
-    imatrix: Path | None = None,
+    imatrix: str | Path | None = None,
     target: Target | None = None,
     corpus: Corpus | None = None,
 ) -> GGUFFile:
@@ -69,6 +69,8 @@ def convert(
         DataError: the corpus has too few texts to measure on.
         DiskFullError: there is no room.
     """
+    out_dir = Path(out_dir)
+    imatrix = Path(imatrix) if imatrix is not None else None
     reporter = reporter or NullReporter()
     asked = _Asked(
         type=parse(type),

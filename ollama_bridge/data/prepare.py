@@ -40,7 +40,7 @@ def prepare(
     task: TaskSection,
     *,
     seed: int,
-    out_dir: Path,
+    out_dir: str | Path,
     reporter: Reporter | None = None,
 ) -> Corpus:
     """Collect, clean, deduplicate and split the examples of a recipe.
@@ -54,6 +54,7 @@ def prepare(
         DataError: naming file, rows and what to do.
         ConfigError: labels that do not fit the task.
     """
+    out_dir = Path(out_dir)
     reporter = reporter or NullReporter()
     with Timed(reporter, _STAGE) as timer:
         if advice := advice_on_prompt(task.system, task.labels):

@@ -58,7 +58,7 @@ def evaluate(
     settings: EvaluateSection,
     task: TaskSection,
     *,
-    out_dir: Path,
+    out_dir: str | Path,
     reporter: Reporter | None = None,
 ) -> EvalReport:
     """Score models on the test split.
@@ -77,6 +77,7 @@ def evaluate(
         DataError: the test split has no answers, or texts do not fit a model's context.
         ModelError: a model cannot be loaded, or its device is out of memory.
     """
+    out_dir = Path(out_dir)
     if not models:
         raise ConfigError("evaluate needs at least one model")
     reporter = reporter or NullReporter()

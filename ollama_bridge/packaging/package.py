@@ -45,25 +45,25 @@ if TYPE_CHECKING:
 
 
 def package(
-    checkpoint: str,
+    checkpoint: str | Path,
     tag: str,
     *,
     recipe_modelfile: Mapping[str, object] | None = None,
     system: str | None = None,
-    base: str | None = None,
-    chat_template: Path | None = None,
+    base: str | Path | None = None,
+    chat_template: str | Path | None = None,
     adapter: bool = False,
     gguf_type: str = "q8_0",
     target: Target | None = None,
     corpus: Corpus | None = None,
-    imatrix: Path | None = None,
+    imatrix: str | Path | None = None,
     renderer: bool = True,
     force: bool = False,
     link: bool = True,
     publish_to: str | None = None,
-    license_file: Path | None = None,
+    license_file: str | Path | None = None,
     insecure: bool = False,
-    out_dir: Path | None = None,
+    out_dir: str | Path | None = None,
     host: str | None = None,
     reporter: Reporter | None = None,
 ) -> RegisteredModel:
@@ -98,6 +98,11 @@ def package(
     Raises:
         OllamaBridgeError: what went wrong and what to do.
     """
+    checkpoint, base = str(checkpoint), str(base) if base is not None else None
+    chat_template = Path(chat_template) if chat_template is not None else None
+    imatrix = Path(imatrix) if imatrix is not None else None
+    license_file = Path(license_file) if license_file is not None else None
+    out_dir = Path(out_dir) if out_dir is not None else None
     check_tag(tag)
     gguf_type = parse(gguf_type)
     check_replaces_no_source(tag, (checkpoint, base), gguf_type, force=force)

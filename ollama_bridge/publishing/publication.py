@@ -83,8 +83,8 @@ def publish(
     reference: str,
     *,
     way: Way = "auto",
-    run_dir: Path | None = None,
-    license_file: Path | None = None,
+    run_dir: str | Path | None = None,
+    license_file: str | Path | None = None,
     card: bool = True,
     mount_from: str | None = None,
     insecure: bool = False,
@@ -116,6 +116,8 @@ def publish(
         ArtifactError: its files are damaged.
         RegistryError: the registry refuses or breaks off.
     """
+    run_dir = Path(run_dir) if run_dir is not None else None
+    license_file = Path(license_file) if license_file is not None else None
     tag, target = check_tag(tag), _target(reference, insecure=insecure)
     if mount_from is not None:
         mount_from = _target(f"{target.host}/{mount_from}", insecure=insecure).repository

@@ -90,7 +90,7 @@ def pull(
     reference: str,
     *,
     tag: str | None = None,
-    out_dir: Path | None = None,
+    out_dir: str | Path | None = None,
     insecure: bool = False,
     verify: bool = False,
     host: str | None = None,
@@ -119,6 +119,7 @@ def pull(
         DaemonError: the daemon did not take it.
         ParityError: it does not serve its checkpoint here; the tag is as it was.
     """
+    out_dir = Path(out_dir) if out_dir is not None else None
     source = parse_registry_reference(reference, insecure=insecure)
     tag = check_tag(tag or str(source))
     reporter = reporter or NullReporter()

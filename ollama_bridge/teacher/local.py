@@ -51,8 +51,8 @@ def label(
     student: Checkpoint | None = None,
     max_length: int,
     dtype: DTypeChoice = "auto",
-    out_dir: Path,
-    store_dir: Path | None = None,
+    out_dir: str | Path,
+    store_dir: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> SoftLabels:
     """Provide the teacher's distributions on every supervised position of a corpus.
@@ -77,6 +77,8 @@ def label(
         ArtifactError: another process is labelling with this teacher, or the store is damaged.
         DiskFullError: no room; what is labelled is kept.
     """
+    out_dir = Path(out_dir)
+    store_dir = Path(store_dir) if store_dir is not None else None
     reporter = reporter or NullReporter()
     own_tokenizer = load_tokenizer((student or teacher).path)
     tokenizer = own_tokenizer if student is None else load_tokenizer(teacher.path)

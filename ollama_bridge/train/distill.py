@@ -45,7 +45,7 @@ def distill(
     system: str | None,
     task_labels: tuple[str, ...] = (),
     noise_types: Sequence[str] = NOISE_TYPES,
-    out_dir: Path,
+    out_dir: str | Path,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
     """Train a student.
@@ -82,6 +82,7 @@ def distill(
         DataError: the corpus has no usable example.
         ModelError: a checkpoint cannot be loaded, or does not fit into memory.
     """
+    out_dir = Path(out_dir)
     ranks = Ranks.current()
     reporter = ranks.reporter(reporter or NullReporter())
     settings = settings_in_effect(settings, labels, teacher)

@@ -60,7 +60,7 @@ def finetune(
     *,
     system: str | None,
     labels: tuple[str, ...] = (),
-    out_dir: Path,
+    out_dir: str | Path,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
     """Tune a checkpoint on the answers of a corpus, by adapters that are merged or as a whole.
@@ -83,6 +83,7 @@ def finetune(
         ModelError: the checkpoint cannot be loaded, or does not fit into memory.
         ConfigError: ``qlora`` cannot be done here.
     """
+    out_dir = Path(out_dir)
     ranks = Ranks.current()
     reporter = ranks.reporter(reporter or NullReporter())
     work = _work(base, corpus, settings, system=system, labels=labels)

@@ -36,7 +36,7 @@ Concurrency = int | Literal["auto"]
 
 def ask_all(
     requests: Sequence[Question],
-    log_path: Path,
+    log_path: str | Path,
     *,
     hosts: Sequence[str] = (),
     concurrency: Concurrency = "auto",
@@ -70,6 +70,7 @@ def ask_all(
         ArtifactError: another process writes the log, or it is damaged.
         DaemonError: no daemon is left; what was settled is kept.
     """
+    log_path = Path(log_path)
     plan = _Plan(requests, hosts, concurrency, attempts, api_key, is_begun=log_path.exists())
     with BatchLog(log_path, retry_failed=retry_failed) as log:
         plan.go_on(log)
@@ -82,7 +83,7 @@ def ask_all(
 
 async def ask_all_async(
     requests: Sequence[Question],
-    log_path: Path,
+    log_path: str | Path,
     *,
     hosts: Sequence[str] = (),
     concurrency: Concurrency = "auto",
@@ -92,6 +93,7 @@ async def ask_all_async(
     api_key: str | None = None,
 ) -> AsyncGenerator[Answered | GivenUp, None]:
     """:func:`ask_all` for asyncio."""
+    log_path = Path(log_path)
     is_begun = await asyncio.to_thread(log_path.exists)
     plan = await asyncio.to_thread(
         _Plan, requests, hosts, concurrency, attempts, api_key, is_begun=is_begun

@@ -45,11 +45,11 @@ _MERGED_BESIDE = (
 
 
 def resolve_model(
-    reference: str,
+    reference: str | Path,
     *,
-    cache_dir: Path,
-    base: str | None = None,
-    chat_template: Path | None = None,
+    cache_dir: str | Path,
+    base: str | Path | None = None,
+    chat_template: str | Path | None = None,
     client: Client | None = None,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
@@ -68,8 +68,11 @@ def resolve_model(
         ModelError: what is there, or the chat template, cannot be used.
         DaemonError: the daemon does not know the tag, or does not answer.
     """
+    cache_dir = Path(cache_dir)
+    chat_template = Path(chat_template) if chat_template is not None else None
     reporter = reporter or NullReporter()
-    found = _resolve(reference, cache_dir, reporter, base=base, client=client)
+    base = str(base) if base is not None else None
+    found = _resolve(str(reference), cache_dir, reporter, base=base, client=client)
     if chat_template is None:
         return found
     return with_chat_template(found, chat_template, cache_dir=cache_dir, reporter=reporter)
