@@ -73,8 +73,8 @@ def package(
         checkpoint: A model reference; usually a Hugging Face folder.
         tag: The tag in Ollama.
         recipe_modelfile: Settings as in a recipe's ``modelfile`` section.
-        system: SYSTEM of the tag; None: that of an ``ollama:`` tag, else the one that was trained
-            with here, else the default of the chat template, if any.
+        system: SYSTEM of the tag; None: that of an ``ollama:`` tag (an adapter's base, too), else
+            the one that was trained with here, else the default of the chat template, if any.
         base: Of a PEFT adapter: reference of the model that it was trained on; None: the one that
             it names.
         chat_template: A file with the chat template, in Jinja, in place of the checkpoint's own.
@@ -261,11 +261,12 @@ class _Package:
         return convert_adapter(adapter, base, out_dir=out_dir, reporter=self.reporter)
 
     def find_source_tag(self, checkpoint: Checkpoint) -> SourceTag | None:
-        """The tag that it is made of, where it is made of one."""
-        reference = parse_reference(self.checkpoint)
+        """The tag that it, or the base of an adapter, is made of, where there is one."""
+        reference = parse_reference(self.checkpoint if self.base is None else self.base)
         if reference.kind != "ollama":
             return None
-        read = SourceTag.read(self.client, reference.value)
+        is_base = self.base is not None
+        read = SourceTag.read(self.client, reference.value, is_base=is_base)
         read.check_chat_format(checkpoint, self.settings)
         source_tag = read.provable(checkpoint, self.settings, system=self.system)
         if kept := source_tag.kept(self.settings, system=self.system):

@@ -1,4 +1,4 @@
-"""What a tag says beside its weights, where another tag is made of it.
+"""What a tag says beside its weights, where another tag is made of it, or of an adapter on it.
 
 SYSTEM, PARAMETERs and LICENSE go on, as far as a tag with them can be proven. How it renders does
 not: prompts are those of the chat template in its file, the only ones that can be.
@@ -29,7 +29,7 @@ _NO_TEMPLATE = "{{ .Prompt }}"  # what the daemon shows of a tag without one
 
 @dataclass(frozen=True)
 class SourceTag:
-    """A tag that another one is made of.
+    """A tag that another one is made of, or of an adapter on it.
 
     Attributes:
         name: As it was asked for.
@@ -41,6 +41,7 @@ class SourceTag:
         template: TEMPLATE, where it has one.
         lost: What else it has, and why not, in words.
         is_greedy: Whether its file says a temperature of 0, which no import keeps.
+        is_base: Whether an adapter is what the other one is made of.
     """
 
     name: str
@@ -52,9 +53,10 @@ class SourceTag:
     template: str | None
     lost: tuple[str, ...]
     is_greedy: bool = False
+    is_base: bool = False
 
     @classmethod
-    def read(cls, client: Client, tag: str) -> SourceTag:
+    def read(cls, client: Client, tag: str, *, is_base: bool = False) -> SourceTag:
         """Ask the daemon.
 
         Raises:
@@ -75,6 +77,7 @@ class SourceTag:
             template=shown.template if shown.template != _NO_TEMPLATE else None,
             lost=tuple(_lost(details)),
             is_greedy=_is_greedy(details.model_info),
+            is_base=is_base,
         )
 
     def check_chat_format(self, checkpoint: Checkpoint, asked: ModelfileSection) -> None:
@@ -118,7 +121,7 @@ class SourceTag:
         kept = self
         loss = loss_of_system(checkpoint.path) if self.system and system is None else None
         if loss is not None:
-            said = f"SYSTEM (the chat template in its file {loss} one)"
+            said = f"SYSTEM ({self._chat_template} {loss} one)"
             kept = replace(kept, system=None, lost=(*kept.lost, said))
         num_ctx, limit = self.parameters.get("num_ctx"), _unstretched_context(checkpoint)
         if limit is None or not isinstance(num_ctx, int) or num_ctx <= limit:
@@ -149,12 +152,15 @@ class SourceTag:
         """What stands for PARAMETERs that this tag has not: what a daemon does without them.
 
         Those that change each answer are written all the same, so that nobody takes them for lost;
-        but for the context, which depends on the machine's memory.
+        but for the context, which depends on the machine's memory. An adapter is new: there it is
+        as with any checkpoint.
 
         Args:
             reference: Of its checkpoint.
             version: Of the daemon.
         """
+        if self.is_base:
+            return {}
         unsaid: dict[str, ParameterValue | None] = {
             "num_predict": -1,
             "repeat_penalty": default_repeat_penalty(version),
@@ -192,11 +198,17 @@ class SourceTag:
         lost = list(self.lost)
         if asked.template == "auto" and self._is_rendered_otherwise(made):
             name = "TEMPLATE" if self.renderer is None else "RENDERER"
-            lost.append(f"{name} (the proof is of the chat template in its file)")
+            lost.append(f"{name} (the proof is of {self._chat_template})")
         if asked.template == "auto" and self.parser not in (None, made.parser):
-            said = "thoughts and tool calls are found as the chat template in its file writes them"
+            said = f"thoughts and tool calls are found as {self._chat_template} writes them"
             lost.append(f"PARSER {self.parser} ({said})")
         return f"the tag does not keep from {self.name}: {'; '.join(lost)}" if lost else None
+
+    @property
+    def _chat_template(self) -> str:
+        if self.is_base:
+            return "the merged model's chat template"
+        return "the chat template in its file"
 
     def _is_rendered_otherwise(self, made: Modelfile) -> bool:
         if self.renderer is not None:

@@ -84,6 +84,7 @@ def made(
     out_dir: Path,
     *,
     system: str | None = None,
+    base: str | None = None,
     license_file: Path | None = None,
     chat_template: Path | None = None,
     template: str = "auto",
@@ -97,6 +98,7 @@ def made(
             source,
             "my-model",
             system=system,
+            base=base,
             license_file=license_file,
             chat_template=chat_template,
             recipe_modelfile={"template": template, "parameters": parameters},
@@ -152,6 +154,32 @@ def test_a_tag_of_a_tag_keeps_what_that_says(blob: Path, tmp_path: Path) -> None
     assert other.modelfile.license == "Mine."
     assert "the tag keeps from m: SYSTEM; PARAMETER stop, temperature; LICENSE (else" in notes[0]
     assert "the tag does not keep from m: PARAMETER low_vram; MESSAGE; TEMPLATE (" in notes[-1]
+
+
+@pytest.mark.usefixtures("at_the_daemon")
+def test_an_adapter_keeps_what_the_tag_says_that_is_its_base(blob: Path, tmp_path: Path) -> None:
+    """As FROM and ADAPTER have it; what that tag leaves open is set as for any adapter."""
+    shown = {
+        "modelfile": f"FROM {blob}\nTEMPLATE hand-written\n",
+        "template": "hand-written",
+        "system": "Be brief.",
+        "parameters": 'top_k 7\nstop "User:"',
+        "license": "Free for all.",
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
+    trained = tiny_exports(tmp_path / "trained", seed=0, system=TRAINED_WITH).checkpoint.path
+    adapter = build_adapter(trained, tmp_path / "adapter")
+    notes: list[str] = []
+    tag = made(str(adapter), tmp_path / "run", base="ollama:m", shown=shown, notes=notes)
+    assert (tag.values.system, tag.system) == ("Be brief.", "Be brief.")
+    parameters = tag.modelfile.parameters
+    assert parameters["stop"] == (*(end.text for end in tag.values.end_tokens), "User:")
+    assert (parameters["top_k"], parameters["temperature"]) == (7, 0.0)
+    assert tag.modelfile.license == "Free for all."
+    assert any("the tag keeps from m: SYSTEM; PARAMETER stop, top_k; LI" in note for note in notes)
+    assert "the tag does not keep from m: MESSAGE; TEMPLATE (" in notes[-1]
+    other = made(str(adapter), tmp_path / "run", base="ollama:m", system="", shown=shown)
+    assert other.system is None
 
 
 @pytest.mark.usefixtures("at_the_daemon")
