@@ -9,6 +9,8 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.data.chat_forms import A_LINE, MEDIA, find_messages, is_list_of_turns
+from ollama_bridge.data.hermes_prompt import OTHER_WORDS
+from ollama_bridge.data.hermes_tools import A_TAGGED_CALL, is_of_a_tag
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, unused
 from ollama_bridge.data.tool_forms import A_CALL, A_TOOL, IN_TEXT, NOT_OFFERED
 
@@ -39,6 +41,12 @@ _LEARNT_WHOLE = (
 _WITHOUT_CALLS = (
     "select(all(.. | objects; (.tool_calls // [] | length) + (.function_call // [] | length) == 0 "
     'and (.role // .from | IN("function_call", "tool_call") | not)))'
+)
+# Of a system turn what is inside of <tools> stays: the rest is how to write what templates write.
+_TOOLS_ALONE = (
+    "(.system, (.messages, .conversations, .conversation | arrays | .[0] | .content, .value) "
+    r'| strings | select(test("<tools>\\s*[\\[{]"))) '
+    r'|= match("<tools>\\s*[\\[{][\\s\\S]*?</tools>").string'
 )
 _OF_QUESTIONS = (
     '{tools, messages: [{role: "user", content: .query}, {role: "assistant", tool_calls: '
@@ -74,8 +82,13 @@ def advice(path: Path, reasons: Collection[str], first: Mapping[str, object]) ->
         return _by_jq(path, "learnt", _LEARNT_WHOLE)  # what is left is learnt whole
     if {"query", "answers", "tools"} <= set(first):  # xLAM's form
         return _by_jq(path, "chats", _OF_QUESTIONS)
+    if are_most([reason for reason in reasons if OTHER_WORDS in reason]):
+        command = _by_jq(path, "tools", _TOOLS_ALONE)
+        return f"with nothing but its tools in each system turn that has them: {command}"
     if are_most([reason for reason in reasons if IN_TEXT in reason]):
         return A_CALL
+    if are_most([reason for reason in reasons if is_of_a_tag(reason)]):
+        return f"{A_TAGGED_CALL}; {_LEFT_OUT}"
     return f"{A_LINE}; {_LEFT_OUT}"
 
 

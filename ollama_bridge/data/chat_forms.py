@@ -16,9 +16,9 @@ A_LINE = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '
     '{"role": "assistant", "content": "..."}]}'
 )
-_LISTS = ("messages", "conversations", "conversation")
+LISTS = ("messages", "conversations", "conversation")
 # Of a speaker in ShareGPT's form -> the role.
-_SPEAKERS = {
+SPEAKERS = {
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
@@ -52,7 +52,7 @@ def find_messages(record: Mapping[str, object]) -> list[object] | None:
 
     A ``system`` that stands beside them, as a text, is their first.
     """
-    lists = (record.get(name) for name in _LISTS)
+    lists = (record.get(name) for name in LISTS)
     found = next((one for one in lists if isinstance(one, list)), None)
     if found is None:
         found = _prompt_and_completion(record)
@@ -75,7 +75,7 @@ def in_our_words(item: object) -> object:
     role, content = item.get("role"), item.get("content")
     if role is None and "from" in item:
         role, content = item["from"], item.get("value")
-        role = _SPEAKERS.get(str(role), role)
+        role = SPEAKERS.get(str(role), role)
     role = _ROLES.get(str(role), role)
     if is_spoken_call(item):
         content = ""

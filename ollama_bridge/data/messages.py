@@ -25,6 +25,7 @@ from ollama_bridge.data.chat_forms import (
 )
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
+from ollama_bridge.data.hermes_tools import HermesReader
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.own_splits import advice_on_column, read_splits
 from ollama_bridge.data.problems import (
@@ -37,6 +38,7 @@ from ollama_bridge.data.rows import cell_text, read_json_lines
 from ollama_bridge.data.tool_forms import (
     IN_TEXT,
     ToolReader,
+    Tools,
     calls_of,
     calls_tool,
     check_order,
@@ -78,7 +80,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     candidates = []
     asked: list[list[str]] = []
     documents = Documents()
-    reader = ToolReader()
+    hermes, reader = HermesReader(), ToolReader()
     records = list(read_json_lines(path, read_text(path)))
     splits: Mapping[int, Split] = {}
     if data.split_col:
@@ -88,9 +90,12 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         tally.count_read(_SOURCE)
         try:
             where = f"line {number}"
-            # Whoever asks for a label offers no tools.
-            tools = () if matcher is not None else reader.read(record, where=where)
-            turns = _turns(record, tools, where=where, is_class=matcher is not None)
+            line: Mapping[str, object] = record
+            tools: Tools = ()
+            if matcher is None:  # whoever asks for a label offers no tools
+                line = hermes.read(record, where=where)
+                tools = reader.read(line, where=where)
+            turns = _turns(line, tools, where=where, is_class=matcher is not None)
         except DataError as exc:
             odd[number] = exc.message.partition(": ")[2]
             continue
@@ -117,6 +122,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         asked.append([text_key(turn.content) for turn in turns if turn.role == "user"])
         example = Example(f"line-{number}", tuple(turns), document, label, tuple(tools))
         candidate = _candidate(example, task)
+        if matcher is None:
+            hermes.count(record, line)
         candidates.append(replace(candidate, split=splits.get(number)))
     if matcher is None:
         for candidate, first in zip(candidates, _first_questions(asked), strict=True):
@@ -128,7 +135,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         matcher.raise_if_unknown(path, column=None, unit="line")
     if not candidates:
         raise DataError(f"{path} has no rows")
-    notes += reader.note()
+    notes += [*hermes.notes(), *reader.note()]
     open_ended = sum(one.example.is_open for one in candidates)
     if open_ended:
         notes.append(
@@ -141,7 +148,8 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     lines = [record for _, record in records]
     names = dict.fromkeys(name for line in lines for name in line)
     unread = None if data.split_col else advice_on_column(names, lines, read=())
-    return Collected(tuple(candidates), tally, tuple(notes), (unread,) if unread else ())
+    warnings = [*hermes.warnings(), *filter(None, [unread])]
+    return Collected(tuple(candidates), tally, tuple(notes), tuple(warnings))
 
 
 def _document(record: Mapping[str, object], number: int, problems: Problems) -> str | None:
@@ -246,7 +254,8 @@ def _turns(
             raise DataError(f"{where}: message {place} ({turn.role}) is empty")
         turns.append(_with_thinking(turn, item, where=where))
         items.append(item)
-    turns = with_results(turns, items, where=where)
+    first = 1 + len(messages) - len(turns)
+    turns = with_results(turns, items, first=first, where=where)
     spoken = [turn for place, turn in enumerate(turns) if place or turn.role != "system"]
     check_order(spoken, where=where)
     if not spoken:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ollama_bridge.data.candidates import SPLITS, Collected, Tally
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
+from ollama_bridge.data.hermes_tools import has_tags
 from ollama_bridge.data.making_splits import make_splits
 from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.rows import is_json_lines
@@ -97,12 +98,14 @@ class _Inputs:
         format: Of a file of the user's.
         packages: That the others come from.
         has_tools: Whether it may have conversations with tools.
+        has_tags: Whether it may have such of tools in tags.
     """
 
     files: Mapping[str, Path]
     format: str = ""
     packages: tuple[str, ...] = ()
     has_tools: bool = False
+    has_tags: bool = False
 
 
 def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Work:
@@ -123,6 +126,8 @@ def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -
             # Before: not read, and calls left out. "learnt": without nulls that a text says, and
             # parameters of any type; with schemas that Ollama refuses.
             **({"tools": "as Ollama takes them"} if inputs.has_tools else {}),
+            # Before: texts as any other, or left out.
+            **({"tags": "as tools"} if inputs.has_tags and task.kind == "reply" else {}),
         },
         seed=seed,
     )
@@ -149,6 +154,7 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
             {"data": data.path},
             "jsonl" if is_jsonl else "csv",
             has_tools=data.source == "messages" and has_tools(data.path),
+            has_tags=data.source == "messages" and has_tags(data.path),
         )
     from ollama_bridge.data.packages import ASSETS, fetch_package_file
 

@@ -29,7 +29,7 @@ A_CALL = (
 )
 IN_TEXT = "is a call written as text"
 _OF_FILES = re.compile(rb'"(?:tools|functions|tool_calls?|function_call)"')
-_DEFINITIONS = ("tools", "functions")
+DEFINITIONS = ("tools", "functions")
 # Who speaks where the text is the call: ShareGPT's word for it, and ms-swift's.
 _CALLERS = ("function_call", "tool_call")
 # What templates put in front of calls. Learnt as text they would be calls of another template's.
@@ -46,7 +46,7 @@ _OF_A_FUNCTION = ("name", "description", "parameters")
 # What they have to be for a daemon, which answers 400 to others.
 _KINDS = (("description", str, "text"), ("enum", list, "list"), ("anyOf", list, "list"))
 
-_Tools = tuple[dict[str, Any], ...]
+Tools = tuple[dict[str, Any], ...]
 
 
 def has_tools(path: Path) -> bool:
@@ -65,13 +65,13 @@ class ToolReader:
     def __init__(self) -> None:
         self.unknown: dict[str, None] = {}
 
-    def read(self, record: Mapping[str, object], *, where: str) -> _Tools:
+    def read(self, record: Mapping[str, object], *, where: str) -> Tools:
         """The tools of a line; empty: it has none.
 
         Raises:
             DataError: naming ``where``, the tool and what is wrong with it.
         """
-        given = next((record[name] for name in _DEFINITIONS if record.get(name)), None)
+        given = next((record[name] for name in DEFINITIONS if record.get(name)), None)
         try:
             offered = json.loads(given) if isinstance(given, str) else given
         except ValueError as exc:
@@ -230,12 +230,15 @@ def calls_of(item: object, tools: Sequence[Mapping[str, Any]], *, where: str) ->
     return tuple(found)
 
 
-def with_results(turns: Sequence[Message], items: Sequence[object], *, where: str) -> list[Message]:
+def with_results(
+    turns: Sequence[Message], items: Sequence[object], *, first: int, where: str
+) -> list[Message]:
     """The turns, each result with name and id of the call that it is of.
 
     Args:
         turns: Results among them have no name yet.
         items: Of each the message that it was made of.
+        first: The number of the first among the line's messages.
         where: For messages.
 
     Raises:
@@ -243,9 +246,9 @@ def with_results(turns: Sequence[Message], items: Sequence[object], *, where: st
     """
     found: list[Message] = []
     waiting: list[Call] = []
-    for place, (turn, item) in enumerate(zip(turns, items, strict=True), start=1):
+    for place, (turn, item) in enumerate(zip(turns, items, strict=True), start=first):
         if turn.role != "tool":
-            _check_answered(waiting, turns[:place], where=where)
+            _check_answered(waiting, turns[: len(found) + 1], where=where)
             waiting = list(turn.calls)
             found.append(turn)
             continue

@@ -254,14 +254,14 @@ def test_lines_of_questions_and_calls_are_told_what_makes_conversations(
 
 
 def test_calls_that_are_written_as_text_are_told_where_they_stand(tmp_path: Path) -> None:
-    """Hermes's form: learnt as text, they would be calls of another template's."""
-    written = {"from": "gpt", "value": f"<tool_call>\n{json.dumps(CALL['function'])}\n</tool_call>"}
+    """Learnt as text, they would be calls of another template's."""
+    written = {"from": "gpt", "value": f"<functioncall> {json.dumps(CALL['function'])}"}
     talk = [{"from": "human", "value": "Light!"}, written, {"from": "tool", "value": "lit"}]
     with pytest.raises(DataError, match="message 2 is a call written as text") as caught:
         collect(tmp_path, {"conversations": talk, "tools": json.dumps(TOOLS)})
     assert '"tool_calls"' in str(caught.value.hint)
     said = {"conversations": talk[:2]}  # without tools it is a text as any other
-    assert read(tmp_path, said).messages[-1].content.startswith("<tool_call>")
+    assert read(tmp_path, said).messages[-1].content.startswith("<functioncall>")
 
 
 @pytest.mark.parametrize(
@@ -316,8 +316,8 @@ def test_calls_that_are_written_as_text_are_told_where_they_stand(tmp_path: Path
             "the call 2 of clock has no result",
         ),
         (
-            line(ASKED, {**DONE, "content": 'Wait.\n<tool_call>\n{"name": "clock"}'}),
-            "message 2 is a call written as text .<tool_call>.",
+            line(ASKED, {**DONE, "content": 'Wait.\n[TOOL_CALLS] [{"name": "clock"}]'}),
+            r"message 2 is a call written as text .\[TOOL_CALLS\].",
         ),
     ],
 )
