@@ -1,16 +1,18 @@
 """What ``test_ranks`` starts in two processes, once for all of its tests: imports take longest.
 
-torchrun --nproc-per-node 2 -- in_two_processes.py BASE CORPUS FOLDER
+torchrun --nproc-per-node 2 --max-restarts 1 -- in_two_processes.py BASE CORPUS FOLDER
 
-They cut and train a student, and tell what each has (FOLDER/pair.json). Then they run the scripts
-of FOLDER/scripts.json, each as if ``torchrun`` had started it: the output of a process is in
-FOLDER/NAME-RANK.txt.
+They run the first script of FOLDER/scripts.json, amid which one of them is killed, so that both are
+started again. Then they cut and train a student, and tell what each has (FOLDER/pair.json), and run
+the other scripts, each as if ``torchrun`` had started it. What a process says in all of its
+attempts is in FOLDER/NAME-RANK.txt.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import runpy
@@ -85,25 +87,28 @@ def train_a_student(base: Path, corpus: Corpus, folder: Path) -> None:
             (folder / "pair.json").write_text(json.dumps(both))
 
 
-def run_scripts(folder: Path) -> None:
-    """One after the other; each joins a group of its own, as one that torchrun starts again."""
-    scripts = json.loads((folder / "scripts.json").read_text())
-    for attempt, (name, words) in enumerate(scripts.items(), start=1):
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
-        sys.argv = words
-        output = folder / f"{name}-{os.environ['RANK']}.txt"
-        with output.open("w") as stream, contextlib.redirect_stdout(stream):
-            try:
-                runpy.run_path(words[0], run_name="__main__")
-            except SystemExit as ended:
-                if ended.code:
-                    raise
+def run_script(name: str, words: list[str], folder: Path) -> None:
+    """Run it as its own program."""
+    sys.argv = words
+    output = folder / f"{name}-{os.environ['RANK']}.txt"
+    with output.open("a") as stream, contextlib.redirect_stdout(stream):
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                raise
 
 
 def main(base: Path, corpus: Path, folder: Path) -> None:
-    """All of it."""
+    """All of it; each joins a group of its own, as one that torchrun starts again."""
+    killed, *others = json.loads((folder / "scripts.json").read_text()).items()
+    run_script(*killed, folder)
+    attempts = itertools.count(int(os.environ["TORCHELASTIC_RESTART_COUNT"]) + 1)
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(next(attempts))
     train_a_student(base, Corpus.open(corpus), folder)
-    run_scripts(folder)
+    for name, words in others:
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(next(attempts))
+        run_script(name, words, folder)
 
 
 if __name__ == "__main__":

@@ -69,8 +69,11 @@ TUNED_WAYS = {
     "full-sharded": {"method": "full", "shard_layers": True},
 }
 WHOLE = {"epochs": 2}
+# A worker of this one is killed: its state has to be put together, what is whole is read likewise.
+KILLED = {"shard_layers": True, "micro_batch_tokens": MICRO_BATCH_TOKENS}
 # Scripts that two processes run, and what of the recipe is other than above.
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "killed": ("distill", {"distill": {**SETTINGS, **KILLED}}),
     "whole": ("distill", {"distill": {**SETTINGS, **WHOLE}}),
     **{
         way: ("finetune", {"teacher": {"model": "ollama:none", "tune": {**TUNE, **settings}}})
@@ -140,7 +143,8 @@ def together(
         words = [str(TRAINING / f"{verb}.py"), str(recipe), *given[verb]]
         scripts[name] = [*words, "--out", str(folder / name)]
     (folder / "scripts.json").write_text(json.dumps(scripts))
-    command = torchrun(here / "in_two_processes.py", str(base.path), str(corpus.path), str(folder))
+    script = here / "in_two_processes.py"
+    command = torchrun(script, str(base.path), str(corpus.path), str(folder), restarts=1)
     paths = filter(None, (str(here.parents[1]), os.environ.get("PYTHONPATH")))
     environment = {
         **os.environ,
@@ -148,9 +152,27 @@ def together(
         "OLLAMA_BRIDGE_HOME": str(folder / "home"),
         "HF_HUB_OFFLINE": "1",
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        killed = kill_one(process, script, folder / ".killed.draft" / STATE_NAME)
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert killed
     return folder
+
+
+def kill_one(process: subprocess.Popen[str], script: Path, state: Path) -> bool:
+    """Kill the last worker amid the second phase of what keeps ``state``; whether it came to it."""
+    while process.poll() is None:
+        position = load_position(state) if state.exists() else None
+        if position is not None and position.phase == 1 and position.step >= 4:
+            children = psutil.Process(process.pid).children(recursive=True)
+            workers = [child for child in children if script.name in words_of(child)]
+            assert len(workers) == 2
+            workers[-1].kill()
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def distill_words(base: Checkpoint, corpus: Corpus, labels: SoftLabels) -> list[str]:
@@ -180,47 +202,14 @@ def test_two_processes_give_the_losses_of_one(
     assert_same_training(student, expected)
 
 
+@pytest.mark.usefixtures("no_reference_values")
 def test_a_worker_that_is_killed_costs_time_only(
-    base: Checkpoint,
-    corpus: Corpus,
-    labels: SoftLabels,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    together: Path, base: Checkpoint, corpus: Corpus, labels: SoftLabels, tmp_path: Path
 ) -> None:
-    """torchrun starts it again, and the student is the same.
-
-    Killed is one of those whose state has to be put together: what is whole is read in the same
-    way.
-    """
-    settings = {**SETTINGS, "shard_layers": True, "micro_batch_tokens": MICRO_BATCH_TOKENS}
-    recipe = {**RECIPE, "distill": settings}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    command = torchrun(TRAINING / "distill.py", str(tmp_path / "tiny.yaml"), restarts=1)
-    command += [*distill_words(base, corpus, labels), "--out", str(tmp_path / "student")]
-    state = tmp_path / ".student.draft" / STATE_NAME
-    killed = False
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while process.poll() is None:
-            position = load_position(state) if state.exists() else None
-            if position is not None and position.phase == 1 and position.step >= 4:
-                children = psutil.Process(process.pid).children(recursive=True)
-                workers = [child for child in children if "distill.py" in words_of(child)]
-                assert len(workers) == 2
-                workers[-1].kill()
-                killed = True
-                break
-            time.sleep(0.02)
-        output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert killed
-    assert output.split() == [str(tmp_path / "student")]  # one process speaks
-    student = Checkpoint.open(tmp_path / "student", verify_digests=True)
+    """torchrun starts it again, and the student is the same."""
+    student = made_by_both(together, "killed")
     assert json.loads(student.reference_path.read_text())
-
-    request.getfixturevalue("no_reference_values")
-    expected = alone(base, corpus, labels, settings, tmp_path / "alone")
+    expected = alone(base, corpus, labels, {**SETTINGS, **KILLED}, tmp_path / "alone")
     assert_same_training(student, expected)
     # Not trained from the start again: this process has seen fewer tokens than the whole run.
     seen = student.facts["tokens_per_s"] * student.facts["training_s"]
