@@ -33,7 +33,7 @@ from ollama_bridge.template.authority import (
 from ollama_bridge.template.jinja import ChatTemplate
 
 _STAGE = "renderer"
-_VERSION = 2  # raised when something else is tried, or seen
+_VERSION = 3  # raised when something else is tried, or seen
 _SHOWN = 12  # digits of a digest in the name of a folder
 
 

@@ -30,7 +30,6 @@ from ollama_bridge.verify.trials import (
     conversations,
     is_rendered,
     make,
-    send,
     trials,
 )
 
@@ -59,7 +58,7 @@ def find_native_jinja(
     jinja = with_comment(template.source)
     try:
         with trials(client):
-            make(client, send(client, blank_of(template, jinja)))
+            make(client, blank_of(template, jinja))
             able = client.show(TRIAL).capabilities
             gained = not lost or any(name in able for name in lost)
             if not gained or not set(kept) <= set(able):
@@ -97,5 +96,5 @@ def _reads(client: Client, template: ChatTemplate, reading: Reading, jinja: str)
     """Whether what the template wrote is told from the answer."""
     if not reading.written:
         return False
-    make(client, send(client, reading.blank(template, jinja)))
+    make(client, reading.blank(template, jinja))
     return reading.is_read(client)

@@ -14,9 +14,10 @@ from ollama_bridge.client import Client
 from ollama_bridge.errors import RequestRejectedError, RunnerCrashedError
 from ollama_bridge.template.authority import AnswerParser
 from ollama_bridge.template.jinja import ChatTemplate, RefusedError
+from ollama_bridge.verify.blank_gguf import Blank
 from ollama_bridge.verify.readings import Reading, readings_of
 from ollama_bridge.verify.renderers import PARSERS
-from ollama_bridge.verify.trials import TRIAL, UNKNOWN, make, send, trials
+from ollama_bridge.verify.trials import TRIAL, UNKNOWN, make, trials
 
 
 def find_parser(
@@ -40,20 +41,18 @@ def find_parser(
     if not all(reading.written for reading in readings):
         return None
     with trials(client):
-        files = [(send(client, reading.blank(template, None)), reading) for reading in readings]
+        files = [(reading.blank(template, None), reading) for reading in readings]
         for parser in PARSERS:
-            if all(
-                _is_read(client, digest, reading, go, parser, kept) for digest, reading in files
-            ):
+            if all(_is_read(client, blank, one, go, parser, kept) for blank, one in files):
                 return AnswerParser(parser)
     return None
 
 
 def _is_read(
-    client: Client, digest: str, reading: Reading, go: str, parser: str, kept: Collection[str]
+    client: Client, blank: Blank, reading: Reading, go: str, parser: str, kept: Collection[str]
 ) -> bool:
     try:
-        make(client, digest, template=go, parser=parser)
+        make(client, blank, template=go, parser=parser)
         able = client.show(TRIAL).capabilities
     except UNKNOWN:
         raise

@@ -23,7 +23,7 @@ from ollama_bridge.template.jinja import ChatTemplate, RefusedError
 from ollama_bridge.template.probing import shows_thinking, takes_tools
 from ollama_bridge.verify.blank_gguf import Blank
 from ollama_bridge.verify.readings import Reading, readings_of
-from ollama_bridge.verify.trials import UNKNOWN, conversations, is_rendered, make, send, trials
+from ollama_bridge.verify.trials import UNKNOWN, conversations, is_rendered, make, trials
 
 # RENDERER and PARSER of 0.34.4; a daemon without one of them says so.
 _PARSERS: Mapping[str, str] = {
@@ -60,11 +60,10 @@ def find_renderer(client: Client, template: ChatTemplate) -> Renderer | None:
     wanted = list(_wanted(template))
     thinks, tools = shows_thinking(template), takes_tools(template)
     with trials(client):
-        digest = send(client, Blank())
         try:
             for name, parser in _PARSERS.items():
                 try:
-                    make(client, digest, renderer=name, parser=parser)
+                    make(client, Blank(), renderer=name, parser=parser)
                 except UNKNOWN:
                     raise
                 except (RequestRejectedError, RunnerCrashedError):
@@ -85,7 +84,7 @@ def _reads(
     """Whether the parser tells what the template wrote from the answer."""
     if not reading.written:
         return False
-    make(client, send(client, reading.blank(template, None)), renderer=name, parser=parser)
+    make(client, reading.blank(template, None), renderer=name, parser=parser)
     return reading.is_read(client)
 
 

@@ -59,17 +59,17 @@ def send(client: Client, blank: Blank) -> str:
 
 def make(
     client: Client,
-    digest: str,
+    blank: Blank,
     *,
     template: str | None = None,
     renderer: str | None = None,
     parser: str | None = None,
 ) -> None:
-    """Make the tag of a file that was sent.
+    """Make the tag of a file, which is sent each time: a daemon drops what a tag no longer has.
 
     Args:
         client: Speaks to the daemon.
-        digest: Of the file.
+        blank: The file.
         template: TEMPLATE of the tag; None: none, as of the others.
         renderer: RENDERER.
         parser: PARSER.
@@ -78,7 +78,7 @@ def make(
         RequestRejectedError: the daemon does not know one of the parts.
     """
     parameters: Mapping[str, Any] = {"num_ctx": _NUM_CTX, "temperature": 0}
-    files = {"model.gguf": digest}
+    files = {"model.gguf": send(client, blank)}
     parts = {"template": template, "renderer": renderer, "parser": parser}
     given = {name: value for name, value in parts.items() if value is not None}
     client.create({"model": TRIAL, "files": files, "parameters": parameters, **given})

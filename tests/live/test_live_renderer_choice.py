@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakes.formats import checkpoint_with, source_of
+from fakes.formats import chat_template, checkpoint_with, source_of
 from fakes.private_daemon import PrivateDaemon
 from fakes.recipes import own_recipe
 
-from ollama_bridge.client import Client
+from ollama_bridge.client import Client, Timeouts
 from ollama_bridge.daemon.era import NO_JINJA, has_limit
 from ollama_bridge.examples import Example, Message, write_examples
 from ollama_bridge.inspection import verify
@@ -22,9 +22,10 @@ from ollama_bridge.storage.artifacts import Checkpoint, Corpus, Work
 from ollama_bridge.storage.drafts import open_draft
 from ollama_bridge.template.authority import AnswerParser, decide
 from ollama_bridge.template.jinja import ChatTemplate
+from ollama_bridge.verify import parsers
 from ollama_bridge.verify.parsers import find_parser
 from ollama_bridge.verify.readings import TYPED, Reading
-from ollama_bridge.verify.trials import make, send, trials
+from ollama_bridge.verify.trials import make, trials
 
 pytestmark = pytest.mark.live
 
@@ -47,6 +48,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint
         return checkpoint_with(source_of(name), tmp_path_factory.mktemp(name))
 
     return make_once
+
+
+@pytest.fixture(scope="module")
+def users(era: PrivateDaemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateDaemon]:
+    """A daemon as users have it: it removes a file at once that no tag has any more."""
+    folder, pruning = tmp_path_factory.mktemp("users"), {"OLLAMA_NOPRUNE": ""}
+    with PrivateDaemon(folder, binary=era.binary, env=pruning) as running:
+        yield running
 
 
 class Heard:
@@ -86,11 +95,37 @@ def test_calls_that_are_marked_up_are_found_by_a_parser_beside_the_template(clie
     assert find_parser(client, template, go, kept=["tools"]) == AnswerParser("qwen3-coder")
     call = Reading.of_call(template, TYPED)
     with trials(client):
-        digest = send(client, call.blank(template, None))
-        make(client, digest, template=go)
+        blank = call.blank(template, None)
+        make(client, blank, template=go)
         assert not call.is_read(client)
-        make(client, digest, template=go, parser="qwen3-coder")
+        make(client, blank, template=go, parser="qwen3-coder")
         assert call.is_read(client)
+
+
+def test_a_parser_is_found_behind_one_that_reads_some_answers(
+    users: PrivateDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which the daemon tried on a file of its own that it has removed since."""
+    monkeypatch.setattr(parsers, "PARSERS", ("qwen3-coder", "glm-ocr"))  # the first: thoughts
+    template = chat_template("glm4")
+    go = decide(template).go
+    assert go is not None
+    with users.client() as client:
+        found = find_parser(client, template, go, kept=["tools", "thinking"])
+        assert found == AnswerParser("glm-ocr")
+        assert not client.list()
+
+
+def test_an_answer_that_a_parser_fails_on_keeps_nobody_waiting(users: PrivateDaemon) -> None:
+    """Ollama 0.24 never frees the runner of such an answer, whose beginning it has given out."""
+    template = chat_template("glm4")
+    answer = Reading.of_call(template, TYPED, thinking="Let me see.")
+    blank, go = answer.blank(template, None), decide(template).go
+    soon = Timeouts(load_s=20.0, first_token_s=20.0)
+    with Client(users.host, timeouts=soon) as client, trials(client):
+        for parser, is_read in (("qwen3-coder", False), ("glm-ocr", True)):
+            make(client, blank, template=go, parser=parser)
+            assert answer.is_read(client) == is_read
 
 
 @pytest.mark.parametrize("name", ["declared", "marked-up"])
