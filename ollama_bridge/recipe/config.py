@@ -77,6 +77,9 @@ class TaskSection(Section):
         if len(same) < len(self.labels):
             label = same.most_common(1)[0][0]
             raise ValueError(f"labels: {label!r} is there more than once; take the others out")
+        for label in self.labels:
+            if label != label.strip():  # answers are kept without, and would all be wrong
+                raise ValueError(f"labels: {label!r} has blanks around it; write {label.strip()!r}")
         return self
 
 

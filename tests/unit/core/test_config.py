@@ -189,11 +189,12 @@ def test_what_yaml_reads_as_something_else_is_told(override: str, problem: str) 
         ('["positive", "positive "]', "'positive' is there more than once; take the others out"),
         ("[a, b, a]", "'a' is there more than once"),
         ('[a, " "]', "an empty one cannot be said; take it out"),
+        ('["positive", " so so"]', "' so so' has blanks around it; write 'so so'"),
         ("[a]", "at least two different labels"),
     ],
 )
 def test_labels_are_different_answers(labels: str, problem: str) -> None:
-    """Blanks around one make no other: they are not looked at where labels are read."""
+    """Blanks around one make no other: labels are read, and answers kept, without them."""
     with pytest.raises(RecipeError, match=rf"task\.labels: .*{problem}"):
         parse_recipe(minimal(), source="x", overrides=[f"task.labels={labels}"])
 
