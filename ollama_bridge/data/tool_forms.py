@@ -114,7 +114,7 @@ class ToolReader:
             and all(isinstance(v, dict) for v in schema.values())
         ):
             schema = {"properties": schema}  # by name alone, without a schema around them
-        schema = self._known({"type": "object", **schema}, _OF_PARAMETERS)
+        schema = {"type": "object"} | self._known(schema, _OF_PARAMETERS)
         if not isinstance(schema["type"], str):
             raise _NoSchemaError("the type of its parameters is no text")
         _check_required(schema, "its parameters")

@@ -223,6 +223,12 @@ def test_a_parameter_of_any_type_stays(tmp_path: Path) -> None:
     assert tool["function"]["parameters"]["properties"] == {"b": {}}
 
 
+def test_a_schema_whose_type_is_the_gap_of_a_table_is_that_of_an_object(tmp_path: Path) -> None:
+    """As it is where it has none: a dataframe writes null there."""
+    (tool,) = read(tmp_path, look({"type": None, "properties": {"a": {"type": "string"}}})).tools
+    assert tool["function"]["parameters"]["type"] == "object"
+
+
 def test_an_object_of_no_properties_and_items_of_any_type_stay(tmp_path: Path) -> None:
     """As pydantic writes a dict and a list: Ollama hands both on, and no list that is empty."""
     free = {"type": "object", "properties": {}}
