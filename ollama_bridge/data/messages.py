@@ -99,6 +99,9 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         except DataError as exc:
             odd[number] = exc.message.partition(": ")[2]
             continue
+        except RecursionError:  # of tools, or of what a call says, that JSON itself still reads
+            odd[number] = "nested too deeply"
+            continue
         label = None
         if matcher is not None:
             thought, end, said = turns[-1].content.rpartition(THOUGHT_END)

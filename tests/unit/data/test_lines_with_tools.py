@@ -339,6 +339,21 @@ def test_what_is_wrong_is_told_with_its_line(
     assert "1 of 31 conversations (3.2%) are left out" in collected.notes[0]
 
 
+@pytest.mark.parametrize("of", ["tools", "arguments"])
+def test_what_is_nested_without_end_is_told_with_its_line(tmp_path: Path, of: str) -> None:
+    """JSON reads it, and Python's own stack ends in it."""
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(400 if of == "tools" else 0):
+        schema = {"type": "object", "properties": {"a": schema}}
+    arguments: dict[str, Any] = {}
+    for _ in range(900 if of == "arguments" else 0):
+        arguments = {"a": arguments}
+    calls = {**CALLS, "tool_calls": [{"name": "look", "arguments": arguments}]}
+    tools = [{"name": "look", "parameters": {"type": "object", "properties": {"a": schema}}}]
+    with pytest.raises(DataError, match="line 1: nested too deeply"):
+        collect(tmp_path, line(ASKED, calls, tools=tools))
+
+
 def test_a_file_without_its_tools_is_told_where_they_stand(tmp_path: Path) -> None:
     """The hint shows the key that is missing."""
     with pytest.raises(DataError) as caught:
