@@ -107,7 +107,8 @@ class CallReader:
         except TrainingError:
             return None
         before, found, _ = answer.partition(name)
-        return without_thought(_BEGUN.sub("", before)) if found else None
+        # As OpenAI writes a call, a kind and an id come first: only in front of these is a tag.
+        return without_thought(_BEGUN.sub("", before.partition("{")[0])) if found else None
 
     def _answer(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
         before, whole = (
@@ -137,20 +138,32 @@ def _calls(text: str, names: Sequence[str]) -> Iterator[Call]:
 
 
 def _arguments(found: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """Of a call's object, or of one that is the arguments themselves."""
-    if "name" not in found:
-        own = found.get(name)
-        return own if isinstance(own, dict) else found
-    for key in ("arguments", "parameters"):
-        given = found.get(key)
-        if isinstance(given, str):
-            try:
-                given = json.loads(given)
-            except ValueError:
-                continue
-        if isinstance(given, dict):
-            return given
-    return None
+    """Of a call's object, wherever in it the call stands, or of one that is the arguments."""
+    said: Sequence[object] = next(_said(found, name), [found])
+    return next((one for one in map(_object, said) if one is not None), None)
+
+
+def _said(found: Mapping[str, Any], name: str) -> Iterator[Sequence[object]]:
+    """What may be the arguments, of each object in an object that names what is called."""
+    if "name" in found:
+        yield [found.get("arguments"), found.get("parameters")]
+    elif _object(found.get(name)) is not None:
+        yield [found[name]]
+    else:
+        for value in found.values():
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, dict):
+                    yield from _said(child, name)
+
+
+def _object(given: object) -> Mapping[str, Any] | None:
+    """An object, or what its text is the JSON of; None: it is neither."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            return None
+    return given if isinstance(given, dict) else None
 
 
 @dataclass(frozen=True)

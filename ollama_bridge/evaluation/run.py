@@ -38,8 +38,8 @@ from ollama_bridge.storage.atomic_files import read_json_lines
 from ollama_bridge.storage.drafts import open_draft
 
 STAGE = "evaluate"
-_VERSION = 4  # 4: labels of several tokens are chosen as greedy decoding does
-_SCORES_VERSION = 3  # 2: what the template writes before a label begins none; 3: as above
+_VERSION = 5  # 4: labels of several tokens are chosen as greedy decoding does; 5: as below
+_SCORES_VERSION = 4  # 3: as 4 above; 4: calls in OpenAI's form are read as Ollama reads them
 
 
 class ModelScores(Artifact):

@@ -105,6 +105,21 @@ def test_calls_are_read_as_ollama_reads_them(
     assert found["text"] == (written if said is None else said)
 
 
+def test_calls_in_openais_form_are_read_as_ollama_reads_them() -> None:
+    """A template that writes each as it is given: the function stands in it, behind an id."""
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for call in m.tool_calls or [] %}"
+        "<call>{{ call | tojson }}</call>{% endfor %}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    call = {"id": "x1", "type": "function", "function": {"name": "set_lamp"}}
+    for key, given in (("arguments", LAMP.arguments), ("parameters", json.dumps(LAMP.arguments))):
+        call["function"] = {"name": "set_lamp", key: given}
+        found = json.loads(CallReader(tokenizer).read(f"<call>{json.dumps(call)}</call>", ASKED))
+        assert found == {"text": "", "calls": calls(LAMP)}
+
+
 def test_calls_that_are_no_json_are_known_by_the_given_ones() -> None:
     """Of GLM's form, each argument in a tag: the same text is the same call."""
     tags = "".join(
