@@ -101,7 +101,7 @@ def check_parity(
         template,
         *check_vocabulary(reference, metadata),
         check_thinking_tags(version, reference, modelfile, metadata),
-        check_parser(reference, details.modelfile),
+        check_parser(reference, details),
         _check_counts([*prompts, *answers]),
         context,
         *reason,
