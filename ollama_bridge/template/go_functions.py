@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from ollama_bridge.errors import TemplateError
@@ -119,11 +120,10 @@ def _number(value: float) -> str:
     if value == 0:
         return "-0" if math.copysign(1, value) < 0 else "0"
     if 1e-6 <= abs(value) < 1e21:
-        text = f"{value:.0f}" if value.is_integer() else repr(value)
-        return text if "e" not in text else f"{value:.20f}".rstrip("0")
+        return format(Decimal(repr(value)), "f").removesuffix(".0")
     mantissa, _, exponent = repr(value).partition("e")
     sign = exponent[0] if exponent[0] in "+-" else "+"
-    return f"{mantissa.removesuffix('.0')}e{sign}{exponent.lstrip('+-').zfill(2)}"
+    return f"{mantissa.removesuffix('.0')}e{sign}{exponent.lstrip('+-0')}"
 
 
 def printed(value: Any) -> str:

@@ -93,6 +93,10 @@ def test_json_and_quote_are_gos() -> None:
         '{"a":"\\u003c\\u0026\\u003e","b":[1,2.5,null]}'
     )
     assert [go_json(value) for value in (1e21, 1e-7, 3.0, -0.0, 1e20)] == [
-        *("1e+21", "1e-07", "3", "-0", "100000000000000000000"),
+        *("1e+21", "1e-7", "3", "-0", "100000000000000000000"),
+    ]
+    # As short as they can be told apart by, which is not all that they are.
+    assert [go_json(value) for value in (12345678901234567890, 1.2345678901234568e-05, 1e16)] == [
+        *("12345678901234567000", "0.000012345678901234568", "10000000000000000"),
     ]
     assert go_quote('a"\\\n\x00\u00a0é') == '"a\\"\\\\\\n\\x00\\u00a0é"'
