@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from ollama_bridge.client import Client
-from ollama_bridge.client.values import Done, Reply
+from ollama_bridge.client.values import Reply
 from ollama_bridge.errors import DaemonError, RunnerCrashedError
 from ollama_bridge.template.answers import written_answer
 from ollama_bridge.template.conversation import Call, Conversation, Message
@@ -109,22 +109,20 @@ class Reading:
         return found == wanted and said == (self.answer.thinking, self.answer.content)
 
     def _ask(self, client: Client) -> Reply:
-        events = client.stream(  # which asks nothing again once a part of the answer came
-            TRIAL,
-            _QUESTION.content,
-            think=self.asked.think,
-            tools=self.asked.tools,
-            options={"num_predict": _MOST_TOKENS},
-        )
         try:
-            *_, done = events
+            return client.chat(
+                TRIAL,
+                _QUESTION.content,
+                think=self.asked.think,
+                tools=self.asked.tools,
+                options={"num_predict": _MOST_TOKENS},
+            )
         except UNKNOWN:
             raise
         except DaemonError:
             # The runner of an answer that 0.24 cannot read waits for ever, as would who asks next.
             client.unload(TRIAL)
             raise
-        return cast(Done, done).reply
 
 
 def readings_of(template: ChatTemplate, *, tools: bool, thinks: bool) -> list[Reading]:

@@ -23,7 +23,7 @@ from ollama_bridge.errors import (
     StreamBrokenError,
 )
 
-# What a 500 says where the runner is gone or not there yet; a model that cannot be loaded stays so.
+# What an error says where the runner is gone, or not there yet; one that cannot load stays so.
 _RUNNER_GONE = re.compile(
     r"unexpected EOF|connection re(set|fused)|no longer running|has terminated|unexpectedly stopped"
     r"|server loading model"
@@ -113,9 +113,10 @@ def is_passing(error: DaemonError) -> bool:
     """
     if isinstance(error, DaemonTimeoutError):
         return error.phase == "connect"
-    if isinstance(error, RequestRejectedError):
-        if error.status_code == 500:
-            gone = _RUNNER_GONE.search(error.message)
-            return gone is not None and not _CANNOT_LOAD.search(error.message)
+    if isinstance(error, RequestRejectedError) and error.status_code != 500:
         return isinstance(error, DaemonBusyError)
-    return isinstance(error, DaemonUnreachableError | StreamBrokenError | RunnerCrashedError)
+    if isinstance(error, RequestRejectedError | RunnerCrashedError):
+        # Else a PARSER cannot read the answer, which comes again: 0.24 even waits for ever then.
+        gone = _RUNNER_GONE.search(error.message)
+        return gone is not None and not _CANNOT_LOAD.search(error.message)
+    return isinstance(error, DaemonUnreachableError | StreamBrokenError)

@@ -31,6 +31,7 @@ from ollama_bridge.errors import (
     ModelNotFoundError,
     ReplyInvalidError,
     RequestRejectedError,
+    RunnerCrashedError,
     StreamBrokenError,
 )
 
@@ -127,6 +128,21 @@ def test_what_stays_is_not_asked_again(
         ask(fake_daemon.host, "chat", "m", "hi", timeouts=limits, retries=SOON)
     assert caught.value.attempts == 1
     assert len(fake_daemon.questions) == 1
+
+
+@pytest.mark.parametrize("method", ["chat", "stream"])
+def test_an_answer_that_a_parser_cannot_read_is_not_asked_for_again(ask: Any, method: str) -> None:
+    """It would come again, or never: the runner of 0.24 waits for somebody to read the rest."""
+    asked = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        lines = ['{"message": {"content": "So: "}, "done": false}', '{"error": "EOF"}']
+        return httpx.Response(200, content="\n".join(lines).encode())
+
+    with pytest.raises(RunnerCrashedError, match="while answering: EOF") as caught:
+        ask("127.0.0.1:9", method, "m", "hi", retries=SOON, handler=handler)
+    assert (len(asked), caught.value.attempts, caught.value.partial_text) == (1, 1, "So: ")
 
 
 def test_what_was_given_out_is_not_begun_anew(fake_daemon: FakeDaemon) -> None:
