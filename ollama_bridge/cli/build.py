@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ollama_bridge.cli import options, output
+from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.progress import shown
 from ollama_bridge.errors import ConfigError
 
@@ -34,6 +34,7 @@ def build(
         typer.Option(
             metavar="MODEL",
             help="Teacher instead of the recipe's: ollama:TAG, hf:ORG/NAME, a folder or GGUF.",
+            autocompletion=completion.references,
         ),
     ] = None,
     tag: Annotated[str | None, typer.Option(help="Name of the model in Ollama.")] = None,

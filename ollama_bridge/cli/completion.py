@@ -18,6 +18,7 @@ from ollama_bridge.errors import OllamaBridgeError
 from ollama_bridge.quantization.file_types import FILE_TYPES
 
 _PATIENCE_S = 0.5
+_IN_OLLAMA = "ollama:"
 # zsh evaluates the list that it is given, and typer's script for it escapes no backslash: a file
 # called `\$(command).yaml` would run one.
 _HARMLESS = re.compile(r"[\w./+:@%,=-]+")
@@ -75,6 +76,16 @@ def tags(incomplete: str) -> list[str]:
             return _offered([model.name for model in client.list()], incomplete)
     except OllamaBridgeError:
         return []
+
+
+def references(incomplete: str) -> list[str]:
+    """Tags as model references; where none is offered, shells offer files."""
+    kind, colon, tag = incomplete.partition(":")
+    if colon:
+        return [f"{_IN_OLLAMA}{name}" for name in tags(tag)] if kind == "ollama" else []
+    # Fewer letters may begin a folder's name.
+    begins = len(kind) >= 3 and _IN_OLLAMA.startswith(kind)
+    return [f"{_IN_OLLAMA}{name}" for name in tags("")] if begins else []
 
 
 def _ours(kind: str) -> list[Path]:

@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def importance(
-    source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
+    source: options.SourceArgument,
     corpus: CorpusOption,
     out: StageOut,
     max_tokens: Annotated[
@@ -57,7 +57,7 @@ def importance(
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
+    source: options.SourceArgument,
     out: StageOut,
     gguf_type: Annotated[str | None, options.type_option(_TYPE)] = None,
     budget: options.BudgetOption = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ollama_bridge.cli import options, output
+from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.budget import read_target
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.cli.question_options import ParameterOption, read_options
@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def package(
-    checkpoint: Annotated[str, typer.Argument(help="Model reference, usually a folder.")],
+    checkpoint: options.SourceArgument,
     tag: Annotated[str, typer.Argument(help="Name of the tag in Ollama.")],
     gguf_type: Annotated[str | None, options.type_option(_TYPE)] = None,
     budget: options.BudgetOption = None,
@@ -115,7 +115,11 @@ def package(
 
 def template(
     checkpoint: Annotated[
-        str, typer.Argument(help="Model reference, usually a folder; or a .jinja file.")
+        str,
+        typer.Argument(
+            help="Model reference, usually a folder; or a .jinja file.",
+            autocompletion=completion.references,
+        ),
     ],
     chat_template: options.ChatTemplateOption = None,
     host: options.HostOption = None,
@@ -155,7 +159,8 @@ def verify(
     against: Annotated[
         str | None,
         typer.Option(
-            help="Model (reference) that the tag should be. Default: what the tag carries."
+            help="Model (reference) that the tag should be. Default: what the tag carries.",
+            autocompletion=completion.references,
         ),
     ] = None,
     base: options.BaseOption = None,

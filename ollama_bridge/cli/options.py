@@ -28,6 +28,7 @@ BaseOption = Annotated[
     typer.Option(
         "--base",
         help="Base of a PEFT adapter (model reference). Default: the one that its config names.",
+        autocompletion=completion.references,
     ),
 ]
 
@@ -138,6 +139,10 @@ RecipeArgument = Annotated[
 PrefixArgument = Annotated[
     str,
     typer.Argument(help="List only names that begin with this.", autocompletion=completion.tags),
+]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(help="Model reference, usually a folder.", autocompletion=completion.references),
 ]
 TagArgument = Annotated[
     str, typer.Argument(help="A tag in Ollama (see `ls`).", autocompletion=completion.tags)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ollama_bridge.cli import options, output
+from ollama_bridge.cli import completion, options, output
 from ollama_bridge.cli.build import recipe_with_data
 from ollama_bridge.cli.launch import in_turn
 from ollama_bridge.cli.progress import ConsoleReporter, shown
@@ -95,7 +95,10 @@ def answers(
 
 def finetune(
     recipe: options.RecipeArgument,
-    base: Annotated[str, typer.Option(help="Model to tune (model reference).")],
+    base: Annotated[
+        str,
+        typer.Option(help="Model to tune (model reference).", autocompletion=completion.references),
+    ],
     corpus: CorpusOption,
     out: StageOut,
     set_: options.SetOption = None,
@@ -137,11 +140,18 @@ def label(
     corpus: CorpusOption,
     out: StageOut,
     teacher: Annotated[
-        str | None, typer.Option(help="Teacher whose weights are loaded here (model reference).")
+        str | None,
+        typer.Option(
+            help="Teacher whose weights are loaded here (model reference).",
+            autocompletion=completion.references,
+        ),
     ] = None,
     student: Annotated[
         str | None,
-        typer.Option(help="Student, if its tokens differ from the teacher's (model reference)."),
+        typer.Option(
+            help="Student, if its tokens differ from the teacher's (model reference).",
+            autocompletion=completion.references,
+        ),
     ] = None,
     set_: options.SetOption = None,
     host: options.HostOption = None,
@@ -193,7 +203,11 @@ def label(
 def distill(
     recipe: options.RecipeArgument,
     start: Annotated[
-        str, typer.Option(help="Model that the student starts from (model reference).")
+        str,
+        typer.Option(
+            help="Model that the student starts from (model reference).",
+            autocompletion=completion.references,
+        ),
     ],
     corpus: CorpusOption,
     out: StageOut,
@@ -202,7 +216,10 @@ def distill(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Teacher, for losses that need more than soft labels (model reference)."),
+        typer.Option(
+            help="Teacher, for losses that need more than soft labels (model reference).",
+            autocompletion=completion.references,
+        ),
     ] = None,
     set_: options.SetOption = None,
     host: options.HostOption = None,

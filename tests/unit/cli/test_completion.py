@@ -140,6 +140,7 @@ def test_a_person_s_tab(name: str, arguments: list[str], before: bytes, tmp_path
             for typed, shown in (
                 (b"run ti\t", b"run tiny:"),
                 (b"chat big:7b --compare tiny:1\t", b"big:7b --compare tiny:135m "),
+                (b"package x y --base ollama:tiny:1\t", b"--base ollama:tiny:135m "),
                 (b"recipes show sentiment-\t", b"sentiment-quick "),
             ):
                 os.write(terminal, b"ollama-bridge " + typed)
@@ -173,6 +174,25 @@ def test_fish_offers_the_same(tmp_path: Path) -> None:
             timeout=60,
         )
     assert done.stdout.split() == ["tiny:135m", "sentiment-quick"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("ollama:ti", ["ollama:tiny:135m", "ollama:tiny:latest"]),
+        ("oll", ["ollama:tiny:135m", "ollama:tiny:latest", "ollama:big:7b"]),
+        ("o", []),
+        ("./ti", []),
+        ("hf:ti", []),
+    ],
+)
+def test_tags_are_models_too(
+    typed: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As references; folders and files are the shell's to offer."""
+    with FakeDaemon(models=MODELS) as daemon:
+        monkeypatch.setenv("OLLAMA_HOST", daemon.host)
+        assert completion.references(typed) == expected
 
 
 def test_tags_come_from_the_daemon(tmp_path: Path) -> None:
