@@ -265,7 +265,7 @@ class Recipe(Section):
     """Everything that decides a build."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    description: str
+    description: str = ""
     seed: Seed = 0
     task: TaskSection
     data: DataSection

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,6 +20,8 @@ from ollama_bridge.recipe.problems import (
     read_yaml,
 )
 
+# A folder or a GGUF, in the grammar of models; a bare word is none.
+_RELATIVE_PATH = re.compile(r"\.\.?(/.*)?|(?![/~]|ollama:|hf:).*\.gguf")
 _EXAMPLE = "ollama-bridge recipes show sentiment   (prints one that is right)"
 
 
@@ -29,7 +33,8 @@ def parse_recipe(
     Args:
         overrides: ``key.path=value`` texts; what is no text of its own is read as YAML. Epochs
             that are given without ``min_steps`` are taken as given: it is null then.
-        base_dir: Folder that relative data paths are relative to.
+        base_dir: Folder that paths in ``data`` are relative to; those in ``overrides`` are to the
+            current one, but for ``data.path``.
 
     Raises:
         RecipeError: with every problem found.
@@ -37,6 +42,8 @@ def parse_recipe(
     if not isinstance(data, dict):
         problem = "a recipe is a mapping of sections, as YAML writes it"
         raise RecipeError(source, [problem], hint=_EXAMPLE)
+    if base_dir is not None:
+        data = _beside(data, base_dir)
     problems = apply_overrides(data, [*overrides, *_least_lifted(overrides)], Recipe)
     problems += problems_by_key(data, Recipe)
     if problems:
@@ -73,6 +80,22 @@ def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as exc:
         raise RecipeError(str(path), [f"cannot be read: {exc.strerror}"]) from exc
     return parse_recipe(data, source=str(path), overrides=overrides, base_dir=file.parent)
+
+
+def _beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Models and Modelfile templates that a recipe names by a relative path, from its folder."""
+    moved = dict(data)
+    for section, key in (("teacher", "model"), ("student", "model"), ("modelfile", "template")):
+        inner = moved.get(section)
+        if not isinstance(inner, dict) or not isinstance(said := inner.get(key), str):
+            continue
+        if key == "template":
+            is_path = said.endswith(".j2") and (folder / said).is_file()
+        else:
+            is_path = _RELATIVE_PATH.fullmatch(said) is not None and not inner.get("base_url")
+        if is_path and folder != Path():
+            moved[section] = {**inner, key: f"{folder.absolute()}/{said}"}
+    return moved
 
 
 def _least_lifted(overrides: Sequence[str]) -> list[str]:

@@ -209,6 +209,9 @@ def describe_error(error: Any) -> str:  # pydantic's ErrorDetails
         return f"{key}: {message}, not {_show(given)}: {advice}"
     if error["type"] == "missing":
         return f"{key}: is required"
+    if error["type"] == "string_pattern_mismatch":  # of a recipe's name, which a folder has, too
+        advice = "write it in small letters from a to z, digits and hyphens, such as my-task"
+        return f"{key}: {advice} (given: {_show(given)})"
     if error["type"] == "tuple_type":
         return f"{key}: has to be a list, such as [{_show(given)}] (given: {_show(given)})"
     if error["type"] == "model_type":

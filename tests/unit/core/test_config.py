@@ -108,6 +108,12 @@ def test_epochs_that_are_set_are_not_made_more() -> None:
     assert least("distill.min_steps=7", "distill.epochs=1") == [100, 7]
 
 
+def test_a_name_is_told_in_words() -> None:
+    """Whoever writes it need not read regular expressions."""
+    with pytest.raises(RecipeError, match="name: write it in small letters from a to z, digits"):
+        load_recipe("sentiment", overrides=["name=Größe"])
+
+
 def test_a_problem_ends_with_what_to_correct() -> None:
     """The --set that made it; where the file did, a recipe that is right."""
     with pytest.raises(RecipeError) as caught:
@@ -244,6 +250,54 @@ def test_relative_data_path_belongs_to_the_recipe_file(tmp_path: Path) -> None:
         "data: {source: table, path: rows.csv}, teacher: {model: 'ollama:m'}, export: {tag: t}}"
     )
     assert load_recipe(file).data.path == tmp_path / "rows.csv"
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        ("./teachers/a", "{folder}/./teachers/a"),
+        ("../a", "{folder}/../a"),
+        ("a.gguf", "{folder}/a.gguf"),
+        ("/models/a", "/models/a"),
+        ("~/a", "~/a"),
+        ("ollama:m.gguf", "ollama:m.gguf"),
+        ("hf:org/a", "hf:org/a"),
+    ],
+)
+def test_models_of_a_recipe_belong_to_its_file(said: str, place: str, tmp_path: Path) -> None:
+    """As data do; what is typed belongs to the folder where it is typed."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "{name: mine, task: {kind: classify, system: s, labels: [a, b]}, data: {source: vader},"
+        f"teacher: {{model: {said}}}, student: {{model: {said}}}, export: {{tag: t}}}}"
+    )
+    recipe = load_recipe(file)
+    assert recipe.teacher.model == recipe.student.model == place.format(folder=tmp_path)
+    typed = load_recipe(file, overrides=["teacher.model=./b", "student.model=teacher"])
+    assert (typed.teacher.model, typed.student.model) == ("./b", "teacher")
+
+
+def test_a_model_behind_an_api_has_the_name_that_it_has_there(tmp_path: Path) -> None:
+    """A server calls a model as it likes, after its file, say."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "{name: mine, task: {kind: reply, system: s}, data: {source: reviews}, export: {tag: t},"
+        "teacher: {model: a.gguf, base_url: 'http://127.0.0.1:1/v1', answers: daemon,"
+        "soft_labels: none}, distill: {kd_weight: 0}, student: {model: 'ollama:m'}}"
+    )
+    assert load_recipe(file).teacher.model == "a.gguf"
+
+
+def test_a_template_beside_the_recipe_is_found(tmp_path: Path) -> None:
+    """Wherever the command runs; a shipped one has a name, and no place."""
+    file = tmp_path / "mine.yaml"
+    (tmp_path / "mine.j2").touch()
+    for said, found in (("mine.j2", str(tmp_path / "mine.j2")), ("chatml", "chatml")):
+        file.write_text(
+            "{name: mine, task: {kind: classify, system: s, labels: [a, b]}, data: {source: vader},"
+            f"export: {{tag: t}}, teacher: {{model: 'ollama:m'}}, modelfile: {{template: {said}}}}}"
+        )
+        assert load_recipe(file).modelfile.template == found
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00", 'name = "a"', "[data]\nsource = 1"])
