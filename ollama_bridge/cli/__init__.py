@@ -14,6 +14,7 @@ import shlex
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -140,7 +141,7 @@ def main(fail: Fail = output.fail) -> None:
             sys.exit(termination.exit_code)
         sys.exit(fail(OllamaBridgeError("not confirmed", hint="add --yes"), as_json=as_json))
     except TyperException as wrong:
-        sys.exit(_refuse(wrong, fail, as_json=as_json))
+        sys.exit(_refuse(wrong, fail, words, as_json=as_json))
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours.
         _write_no_more()
@@ -191,16 +192,28 @@ def _out_of_reach(error: OSError) -> OllamaBridgeError:
     return OllamaBridgeError(f"{place}: {error.strerror}", hint=hint)
 
 
-def _refuse(wrong: TyperException, fail: Fail, *, as_json: bool) -> int:
+def _refuse(wrong: TyperException, fail: Fail, words: Sequence[str], *, as_json: bool) -> int:
     """What was typed is no command, or not one with these options."""
     context = getattr(wrong, "ctx", None)
     if type(wrong).__name__ == "NoArgsIsHelpError":
         output.say(wrong.format_message())
         return wrong.exit_code
-    named = context.command_path if context is not None else "ollama-bridge"
+    named = context.command_path if context is not None else _command_of(words)
     message = " ".join(wrong.format_message().split()).rstrip(".")
     error = ConfigError(message[:1].lower() + message[1:], hint=f"{named} --help")
     return fail(error, as_json=as_json)
+
+
+def _command_of(words: Sequence[str]) -> str:
+    """The command that was typed: of an option without its value nobody else tells."""
+    group: object = typer.main.get_command(app)
+    path = ["ollama-bridge"]
+    for word in words:
+        group = getattr(group, "commands", {}).get(word)
+        if group is None:
+            break
+        path.append(word)
+    return " ".join(path)
 
 
 def quiet_libraries() -> None:

@@ -127,9 +127,10 @@ def message_list(
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    if not isinstance(messages, Sequence):
+    if not isinstance(messages, Sequence) or isinstance(messages, bytes | bytearray):
         raise ConfigError(
-            f"messages must be a text or a list, not {type(messages).__name__}", hint=_A_MESSAGE
+            f"messages must be a text or a list, not {type(messages).__name__}",
+            hint='write [{"role": "user", "content": "..."}]',
         )
     found: list[dict[str, Any]] = []
     if system is not None:

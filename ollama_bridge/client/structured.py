@@ -88,7 +88,7 @@ def shape_of(into: type[T] | Mapping[str, Any]) -> Shape[T]:
         schema = adapter.json_schema()
     except (PydanticUserError, SchemaError) as exc:
         raise ConfigError(
-            f"no JSON schema can be made of {into!r}: {exc}",
+            f"no JSON schema can be made of {into!r}: {str(exc).partition(chr(10))[0]}",
             hint="use a pydantic model, a dataclass, a type such as list[str], or a JSON schema",
         ) from exc
 

@@ -85,6 +85,9 @@ def test_error_as_json_keeps_stdout_readable_for_programs(
         ),
         (["pull", "localhost:5000/m:1"], 2, "does not name registry, namespace and model"),
         (["ls"], 3, "127.0.0.1:9"),
+        (["create", "x", "-q"], 2, "ollama-bridge create --help"),
+        (["runs", "rm", "--bad"], 2, "ollama-bridge runs rm --help"),
+        (["nonsense", "-q"], 2, "fix:   ollama-bridge --help"),
         (["runs", "rm", "/etc", "--yes"], 1, "is not a run"),
     ],
 )

@@ -20,6 +20,7 @@ def test_its_example_runs(
 ) -> None:
     """As it stands there, against the daemon of ``OLLAMA_HOST``."""
     monkeypatch.setenv("OLLAMA_HOST", fake_daemon.host)
+    fake_daemon.models["all-minilm:latest"] = "e" * 64
     blocks = re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL)
     assert blocks
     for block in blocks:

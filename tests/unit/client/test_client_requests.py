@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from ollama_bridge import client as clients
 from ollama_bridge.client import ChatRequest, Client, GenerateRequest, Timeouts
 from ollama_bridge.client.answers.demands import Known
+from ollama_bridge.client.requests import message_list
 from ollama_bridge.errors import (
     ConfigError,
     ContextOverflowError,
@@ -116,6 +117,14 @@ def test_a_wrong_request_is_refused_before_it_is_sent(
         ask(fake_daemon.host, "ask", request_)
     assert caught.value.hint
     assert fake_daemon.asked == []
+
+
+@pytest.mark.parametrize("said", [b"Hi", {"role": "user", "content": "Hi"}])
+def test_what_is_no_list_of_messages_is_told(said: Any) -> None:
+    """One message, or bytes: the hint writes a list."""
+    with pytest.raises(ConfigError, match=r"must be a text or a list, not (bytes|dict)") as caught:
+        message_list(said)
+    assert str(caught.value.hint).startswith("write [{")
 
 
 def test_a_message_may_have_calls_or_images_instead_of_a_text(
