@@ -187,6 +187,7 @@ def _holds_messages(path: Path) -> bool:
     And no row, that has a list of another kind under that name beside its text and label.
     """
     from ollama_bridge.data.chat_forms import find_messages, is_list_of_turns
+    from ollama_bridge.data.glaive import is_glaive
     from ollama_bridge.data.problems import encoding_of
     from ollama_bridge.data.rows import is_json_lines
 
@@ -202,7 +203,7 @@ def _holds_messages(path: Path) -> bool:
         return False  # what is wrong with it is said where it is read
     turns = find_messages(record) if isinstance(record, dict) else None
     if turns is None:
-        return False
+        return isinstance(record, dict) and is_glaive(record) and "text" not in record
     return is_list_of_turns(turns) or not {"text", "label"} <= set(record)
 
 

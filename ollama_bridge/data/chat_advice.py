@@ -9,10 +9,12 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.data.chat_forms import A_LINE, MEDIA, find_messages, is_list_of_turns
+from ollama_bridge.data.glaive import A_GLAIVE_LINE, is_of_a_chat
 from ollama_bridge.data.hermes_prompt import OTHER_WORDS
 from ollama_bridge.data.hermes_tools import A_TAGGED_CALL, is_of_a_tag
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, unused
 from ollama_bridge.data.tool_forms import A_CALL, A_TOOL, IN_TEXT, NOT_OFFERED
+from ollama_bridge.data.toolace import A_TOOLACE_CALL, is_of_brackets
 
 NO_CALLS = "a classify task learns labels alone"
 
@@ -87,8 +89,13 @@ def advice(path: Path, reasons: Collection[str], first: Mapping[str, object]) ->
         return f"with nothing but its tools in each system turn that has them: {command}"
     if are_most([reason for reason in reasons if IN_TEXT in reason]):
         return A_CALL
-    if are_most([reason for reason in reasons if is_of_a_tag(reason)]):
-        return f"{A_TAGGED_CALL}; {_LEFT_OUT}"
+    for is_of_form, form in (
+        (is_of_a_tag, A_TAGGED_CALL),
+        (is_of_a_chat, A_GLAIVE_LINE),
+        (is_of_brackets, A_TOOLACE_CALL),
+    ):
+        if are_most([reason for reason in reasons if is_of_form(reason)]):
+            return f"{form}; {_LEFT_OUT}"
     return f"{A_LINE}; {_LEFT_OUT}"
 
 

@@ -36,6 +36,7 @@ _ROLES = {
     "tool_call": "assistant",
     "tool_response": "tool",
 }
+_OF_A_TEXT = ("role", "content", "from", "value")
 # What a field holds that stands beside texts; LLaVA's lines have one image.
 MEDIA = {
     "images": "images",
@@ -89,6 +90,13 @@ def in_our_words(item: object) -> object:
     if role == "tool" and not isinstance(content, str | None):  # a result as it came
         content = json.dumps(content, ensure_ascii=False)
     return {"role": role, "content": content}
+
+
+def saying(item: object, content: str, *, role: str, **more: object) -> dict[str, object]:
+    """A message with another text; media, weights and thoughts beside it stay."""
+    given = item if isinstance(item, dict) else {}
+    kept = {name: value for name, value in given.items() if name not in _OF_A_TEXT}
+    return {**kept, "role": role, "content": content, **more}
 
 
 def is_not_learnt(item: object) -> bool:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ollama_bridge.answer_text import THOUGHT_END
-from ollama_bridge.data.chat_forms import LISTS, SPEAKERS, find_messages, in_our_words
+from ollama_bridge.data.chat_forms import LISTS, SPEAKERS, find_messages, in_our_words, saying
 from ollama_bridge.data.hermes_prompt import without_instructions
 from ollama_bridge.data.tool_forms import DEFINITIONS, ToolReader, calls_tool
+from ollama_bridge.data.written_calls import read_calls
 from ollama_bridge.data.written_values import read_value, read_values
 from ollama_bridge.errors import DataError
 
@@ -29,7 +29,6 @@ A_TAGGED_CALL = (
 # Of every reason that is a tag's, by which that advice is found.
 _OF_A_TAG = re.compile(r"</?tool_(?:call|response)>")
 
-_OF_FILES = re.compile(rb"(?:<|\\u003[cC])(?:tools|tool_call|tool_response)(?:>|\\u003[eE])")
 _TOOLS = re.compile(
     r"(?:Here are the available tools:\s*)?<tools>(?=\s*[\[{])(.*?)</tools>\.?", re.DOTALL
 )
@@ -38,18 +37,10 @@ _TAGS = {
     name: (re.compile(rf"<{name}>(.*?)</{name}>", re.DOTALL), re.compile(rf"</?{name}>"))
     for name in ("tool_call", "tool_response")
 }
-_OF_A_CALL = {"name", "arguments", "id", "type"}
 _OF_A_RESULT = {"name", "content", "tool_call_id"}
 _NAMED = re.compile(r"\{\s*['\"]name['\"]\s*:\s*['\"]([^'\"]+)['\"]")
 _NAMES_OF_A_CALL = ("name", "tool_name", "tool_call_id")  # of whose result it is
-_TEXT_KEYS = ("role", "content", "from", "value")
 _MESSAGE_KEYS = (*LISTS, "prompt", "completion", "system", *DEFINITIONS)
-
-
-def has_tags(path: Path) -> bool:
-    """Whether a file of conversations has the tags anywhere, by its letters."""
-    with path.open("rb") as stream:
-        return any(_OF_FILES.search(line.replace(b"\0", b"")) for line in stream)
 
 
 def is_of_a_tag(reason: str) -> bool:
@@ -57,79 +48,47 @@ def is_of_a_tag(reason: str) -> bool:
     return _OF_A_TAG.search(reason) is not None
 
 
-class HermesReader:
-    """Brings lines with tools in tags into the form with tools beside the messages.
+def read_tags(record: Mapping[str, object], *, where: str) -> Mapping[str, object] | None:
+    """The line in the form that chat APIs use; None: it is not of this form.
 
-    Attributes:
-        read_lines: How many of those that were kept.
-        text_lines: How many call in tags, but offer no tools: they are texts as any other.
+    Raises:
+        DataError: naming ``where``, the message and what of it cannot be read.
     """
+    turns = [_Turn(item) for item in find_messages(record) or []]
+    system = turns[0].text if turns and turns[0].role == "system" else ""
+    is_inside = _OPEN_TOOLS.search(system) is not None
+    beside = {name: record[name] for name in DEFINITIONS if record.get(name)}
+    if not is_inside and not (beside and any(turn.tag for turn in turns)):
+        return None
+    if is_inside:
+        tools, system = _tools_of(system, where=where)
+        if beside and _by_name(beside, where) != _by_name({"tools": tools}, where):
+            raise DataError(f"{where}: its system turn offers other tools than the line")
+        beside = {"tools": tools}
+    offered = _by_name(beside, where)
+    found: list[object] = []
+    for place, turn in enumerate(turns, start=1):
+        at = f"{where}: message {place}"
+        if place == 1 and turn.role == "system":
+            content = without_instructions(system, where=where)
+            found.append(saying(turn.item, content, role="system"))
+        elif turn.tag == "tool_call":
+            found.append(_answer(turn, where=at))
+        elif turn.tag == "tool_response":
+            found += _results(turn, offered, where=at)
+        else:
+            found.append(turn.item)
+    _check_results(found, where=where)
+    kept = {name: value for name, value in record.items() if name not in _MESSAGE_KEYS}
+    return {**kept, **beside, "messages": found}
 
-    def __init__(self) -> None:
-        self.read_lines = 0
-        self.text_lines = 0
 
-    def read(self, record: Mapping[str, object], *, where: str) -> Mapping[str, object]:
-        """The line in the form that chat APIs use; the line itself, if it is not of this form.
-
-        Raises:
-            DataError: naming ``where``, the message and what of it cannot be read.
-        """
-        turns = [_Turn(item) for item in find_messages(record) or []]
-        system = turns[0].text if turns and turns[0].role == "system" else ""
-        is_inside = _OPEN_TOOLS.search(system) is not None
-        if not is_inside and not any(turn.tag for turn in turns):
-            return record
-        beside = {name: record[name] for name in DEFINITIONS if record.get(name)}
-        if not is_inside and not beside:
-            return record
-        if is_inside:
-            tools, system = _tools_of(system, where=where)
-            if beside and _by_name(beside, where) != _by_name({"tools": tools}, where):
-                raise DataError(f"{where}: its system turn offers other tools than the line")
-            beside = {"tools": tools}
-        offered = _by_name(beside, where)
-        found: list[object] = []
-        for place, turn in enumerate(turns, start=1):
-            at = f"{where}: message {place}"
-            if place == 1 and turn.role == "system":
-                found.append(turn.saying(without_instructions(system, where=where)))
-            elif turn.tag == "tool_call":
-                found.append(_answer(turn, where=at))
-            elif turn.tag == "tool_response":
-                found += _results(turn, offered, where=at)
-            else:
-                found.append(turn.item)
-        _check_results(found, where=where)
-        kept = {name: value for name, value in record.items() if name not in _MESSAGE_KEYS}
-        return {**kept, **beside, "messages": found}
-
-    def count(self, record: Mapping[str, object], line: Mapping[str, object]) -> None:
-        """One more is kept, which was ``record`` before it was read."""
-        self.read_lines += line is not record
-        if line is record and not any(map(record.get, DEFINITIONS)):
-            turns = map(_Turn, find_messages(record) or [])
-            self.text_lines += any(turn.tag == "tool_call" for turn in turns)
-
-    def notes(self) -> list[str]:
-        """What was read so, for the user."""
-        if not self.read_lines:
-            return []
-        return [
-            f"{self.read_lines} conversation(s) have tools, calls and results in tags (Hermes's "
-            "form): they are learnt as tools, in the form of the base's chat template; what their "
-            "system turns say of the tags is left out"
-        ]
-
-    def warnings(self) -> list[str]:
-        """What was not, though it looks alike."""
-        if not self.text_lines:
-            return []
-        return [
-            f"{self.text_lines} conversation(s) have <tool_call> in an answer, but offer no tools: "
-            "it is learnt as text (tools stand beside the messages, or inside of <tools> in the "
-            "system turn)"
-        ]
+def calls_without_tools(record: Mapping[str, object]) -> bool:
+    """Whether a line calls in tags, but offers no tools: its calls are texts as any other."""
+    is_offered = any(map(record.get, DEFINITIONS))
+    return not is_offered and any(
+        _Turn(item).tag == "tool_call" for item in find_messages(record) or []
+    )
 
 
 class _Turn:
@@ -158,12 +117,6 @@ class _Turn:
             self.tag = _tag_in(self.text, "tool_response")
         elif self.role == "user" and self.text.lstrip().startswith("<tool_response>"):
             self.tag = "tool_response"
-
-    def saying(self, content: str, **more: object) -> dict[str, object]:
-        """The same with another text; media, weights and thoughts beside it stay."""
-        item = self.item if isinstance(self.item, dict) else {}
-        kept = {name: value for name, value in item.items() if name not in _TEXT_KEYS}
-        return {**kept, "role": self.role, "content": content, **more}
 
 
 def _tag_in(text: str, name: str) -> str:
@@ -205,31 +158,9 @@ def _answer(turn: _Turn, *, where: str) -> dict[str, object]:
         raise DataError(f"{where} has text behind a <tool_call>, where no template writes it")
     calls = []
     for number, body in enumerate(parts[::2], start=1):
-        calls += _calls(body, where=f"{where}: <tool_call> {number}")
-    return turn.saying(f"{thought}{end}{before}", tool_calls=calls)
-
-
-def _calls(body: str, *, where: str) -> list[dict[str, Any]]:
-    """Calls as JSON or Python writes them; arguments as a text, in which a null is no gap."""
-    try:
-        values = read_values(body)
-    except ValueError as exc:
-        raise DataError(f"{where} is {exc}") from exc
-    if not values:
-        raise DataError(f"{where} is empty")
-    found = []
-    for value in values:
-        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise DataError(f"{where} has no name")
-        key = "arguments" if "arguments" in value else "parameters"
-        if unknown := value.keys() - {*_OF_A_CALL, key}:
-            raise DataError(f"{where} has what no call has: {', '.join(sorted(unknown))}")
-        given = value.get(key)
-        if not isinstance(given, str):
-            given = json.dumps({} if given is None else given, ensure_ascii=False)
-        call = {"function": {"name": value["name"], "arguments": given}}
-        found.append({"id": value["id"], **call} if isinstance(value.get("id"), str) else call)
-    return found
+        calls += read_calls(body, where=f"{where}: <tool_call> {number}")
+    content = f"{thought}{end}{before}"
+    return saying(turn.item, content, role="assistant", tool_calls=calls)
 
 
 def _results(turn: _Turn, offered: Collection[str], *, where: str) -> list[dict[str, object]]:
@@ -243,28 +174,31 @@ def _results(turn: _Turn, offered: Collection[str], *, where: str) -> list[dict[
         raise DataError(f"{where} has text beside its <tool_response>")
     found = []
     for number, body in enumerate(parts[::2], start=1):
-        said = _result(body.strip(), offered, where=f"{where}: <tool_response> {number}")
-        found.append({**turn.saying(**said), "role": "tool"})
+        content, of = _result(body.strip(), offered, where=f"{where}: <tool_response> {number}")
+        found.append(saying(turn.item, content, role="tool", **of))
     return found
 
 
-def _result(text: str, offered: Collection[str], *, where: str) -> dict[str, str]:
-    """What a tool gave; out of the object with its name that Hermes's standard puts around it."""
+def _result(text: str, offered: Collection[str], *, where: str) -> tuple[str, dict[str, str]]:
+    """What a tool gave, and of which call it is.
+
+    Hermes's standard has an object around it that says so.
+    """
     if not text.startswith("{"):
-        return {"content": text}
+        return text, {}
     try:
         value = read_value(text)
     except ValueError as exc:
         if (named := _NAMED.match(text)) and named[1] in offered:
             raise DataError(f"{where} is {exc}") from exc
-        return {"content": text}
+        return text, {}
     is_wrapped = {"name", "content"} <= value.keys() <= _OF_A_RESULT
-    if not is_wrapped or value["name"] not in offered:
-        return {"content": text}
+    if not is_wrapped or value["name"] not in list(offered):
+        return text, {}
     content = value.pop("content")
     if not isinstance(content, str):
         content = json.dumps(content, ensure_ascii=False)
-    return {"content": content, **{key: one for key, one in value.items() if isinstance(one, str)}}
+    return content, {key: one for key, one in value.items() if isinstance(one, str)}
 
 
 def _split(text: str, name: str, *, where: str) -> list[str]:

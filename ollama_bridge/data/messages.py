@@ -25,7 +25,6 @@ from ollama_bridge.data.chat_forms import (
 )
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
-from ollama_bridge.data.hermes_tools import HermesReader
 from ollama_bridge.data.labels import LabelMatcher
 from ollama_bridge.data.own_splits import advice_on_column, read_splits
 from ollama_bridge.data.problems import (
@@ -45,6 +44,7 @@ from ollama_bridge.data.tool_forms import (
     with_results,
     written_call,
 )
+from ollama_bridge.data.written_tools import notes_on, warnings_on, with_tools_beside
 from ollama_bridge.digests import canonical_json, digest_text
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, Message, parse_message
@@ -80,7 +80,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     candidates = []
     asked: list[list[str]] = []
     documents = Documents()
-    hermes, reader = HermesReader(), ToolReader()
+    reader, forms = ToolReader(), Counter[str]()
     records = list(read_json_lines(path, read_text(path)))
     splits: Mapping[int, Split] = {}
     if data.split_col:
@@ -91,9 +91,9 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         try:
             where = f"line {number}"
             line: Mapping[str, object] = record
-            tools: Tools = ()
+            form, tools = "", Tools()
             if matcher is None:  # whoever asks for a label offers no tools
-                line = hermes.read(record, where=where)
+                line, form = with_tools_beside(record, where=where)
                 tools = reader.read(line, where=where)
             turns = _turns(line, tools, where=where, is_class=matcher is not None)
         except DataError as exc:
@@ -125,8 +125,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         asked.append([text_key(turn.content) for turn in turns if turn.role == "user"])
         example = Example(f"line-{number}", tuple(turns), document, label, tuple(tools))
         candidate = _candidate(example, task)
-        if matcher is None:
-            hermes.count(record, line)
+        forms.update([form] if form else [])
         candidates.append(replace(candidate, split=splits.get(number)))
     if matcher is None:
         for candidate, first in zip(candidates, _first_questions(asked), strict=True):
@@ -138,7 +137,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
         matcher.raise_if_unknown(path, column=None, unit="line")
     if not candidates:
         raise DataError(f"{path} has no rows")
-    notes += [*hermes.notes(), *reader.note()]
+    notes += [*notes_on(forms), *reader.note()]
     open_ended = sum(one.example.is_open for one in candidates)
     if open_ended:
         notes.append(
@@ -151,7 +150,7 @@ def collect_messages(path: Path, data: DataSection, task: TaskSection) -> Collec
     lines = [record for _, record in records]
     names = dict.fromkeys(name for line in lines for name in line)
     unread = None if data.split_col else advice_on_column(names, lines, read=())
-    warnings = [*hermes.warnings(), *filter(None, [unread])]
+    warnings = [*warnings_on(forms), *filter(None, [unread])]
     return Collected(tuple(candidates), tally, tuple(notes), tuple(warnings))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ollama_bridge.data.candidates import SPLITS, Collected, Tally
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
-from ollama_bridge.data.hermes_tools import has_tags
 from ollama_bridge.data.making_splits import make_splits
 from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.rows import is_json_lines
@@ -22,6 +21,7 @@ from ollama_bridge.data.snippets import (
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
 from ollama_bridge.data.tool_forms import has_tools
+from ollama_bridge.data.written_tools import has_written_tools
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import write_examples
@@ -98,20 +98,21 @@ class _Inputs:
         format: Of a file of the user's.
         packages: That the others come from.
         has_tools: Whether it may have conversations with tools.
-        has_tags: Whether it may have such of tools in tags.
+        has_written_tools: Whether it may have such of tools and calls in their texts.
     """
 
     files: Mapping[str, Path]
     format: str = ""
     packages: tuple[str, ...] = ()
     has_tools: bool = False
-    has_tags: bool = False
+    has_written_tools: bool = False
 
 
 def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -> Work:
     """What decides the corpus."""
     # Keys that came later: without them corpora are the ones that they were.
     later = {name for name in ("split_col", "each_answer") if not getattr(data, name)}
+    may_be_read = inputs.has_written_tools and task.kind == "reply"
     return Work(
         kind=Corpus.kind,
         stage=_STAGE,
@@ -127,7 +128,7 @@ def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -
             # parameters of any type; with schemas that Ollama refuses.
             **({"tools": "as Ollama takes them"} if inputs.has_tools else {}),
             # Before: texts as any other, or left out.
-            **({"tags": "as tools"} if inputs.has_tags and task.kind == "reply" else {}),
+            **({"written_tools": "read"} if may_be_read else {}),
         },
         seed=seed,
     )
@@ -154,7 +155,7 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
             {"data": data.path},
             "jsonl" if is_jsonl else "csv",
             has_tools=data.source == "messages" and has_tools(data.path),
-            has_tags=data.source == "messages" and has_tags(data.path),
+            has_written_tools=data.source == "messages" and has_written_tools(data.path),
         )
     from ollama_bridge.data.packages import ASSETS, fetch_package_file
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 _BETWEEN = re.compile(r"[\s,]*")
+# Where one text may follow another; to look closer takes ten times as long as to read it.
+_MAY_JOIN = re.compile(r"""['"](?:\s+|[rRbBuU]{0,2})['"]""")
 _NO_TOKENS = (tokenize.NL, tokenize.COMMENT)
 
 
@@ -80,23 +82,26 @@ def _of_python(text: str) -> Any:
         raise ValueError(exc.msg) from exc
     except (ValueError, TypeError, MemoryError, RecursionError) as exc:
         raise ValueError("no literal") from exc
-    if not _is_json(value):
+    if not is_json(value):
         raise ValueError("what JSON does not have")
-    if _has_joined_texts(text):
+    if has_joined_texts(text):
         raise ValueError("a quote in a text")
     return value
 
 
-def _is_json(value: object) -> bool:
+def is_json(value: object) -> bool:
+    """Whether JSON has a form of a value."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_json, value.values()))
+        return all(isinstance(key, str) for key in value) and all(map(is_json, value.values()))
     if isinstance(value, list):
-        return all(map(_is_json, value))
+        return all(map(is_json, value))
     return value is None or isinstance(value, str | int | float)
 
 
-def _has_joined_texts(text: str) -> bool:
-    """Whether one text follows another: ``'it''s'``, of which Python would make ``its``."""
+def has_joined_texts(text: str) -> bool:
+    """Whether one text follows another, of which Python makes one: of ``'it''s'`` an ``its``."""
+    if not _MAY_JOIN.search(text):
+        return False
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     kinds = [token.type for token in tokens if token.type not in _NO_TOKENS]
     return (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds)

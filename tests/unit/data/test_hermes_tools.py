@@ -263,8 +263,8 @@ def test_the_corpus_is_the_one_of_the_same_conversations_in_openais_form(tmp_pat
         assert split
         assert split == openai_corpus.split_path(name).read_bytes()
     # What was text before is not found again as the work that it is now.
-    assert hermes_corpus.manifest.work.settings["tags"] == "as tools"
-    assert "tags" not in openai_corpus.manifest.work.settings
+    assert hermes_corpus.manifest.work.settings["written_tools"] == "read"
+    assert "written_tools" not in openai_corpus.manifest.work.settings
 
 
 @pytest.mark.parametrize(
@@ -323,11 +323,11 @@ def test_what_is_half_read_is_told_with_its_line(
         collect(tmp_path, record)
     if "<tool_" in message:
         assert "calls in tags end an answer" in str(caught.value.hint)
-    good = [hermes(f"Light {n}", CALLED, LIT + NOON) for n in range(30)]
+    good = [hermes(f"Light {n}", CALLED, LIT + NOON) for n in range(20)]
     collected = collect(tmp_path, record, *good)
-    assert len(collected.candidates) == 30
-    assert "1 of 31 conversations (3.2%) are left out" in collected.notes[0]
-    assert "30 conversation(s) have tools, calls and results in tags" in " ".join(collected.notes)
+    assert len(collected.candidates) == 20
+    assert "1 of 21 conversations (4.8%) are left out" in collected.notes[0]
+    assert "20 conversation(s) have tools, calls and results in tags" in " ".join(collected.notes)
 
 
 @pytest.mark.parametrize(
