@@ -34,6 +34,7 @@ from ollama_bridge.data.problems import (
     read_text,
 )
 from ollama_bridge.data.rows import cell_text, read_json_lines
+from ollama_bridge.data.spoken_calls import joined
 from ollama_bridge.data.tool_forms import (
     IN_TEXT,
     ToolReader,
@@ -230,7 +231,7 @@ def _turns(
     where: str,
     is_class: bool,
 ) -> list[Message]:
-    messages = find_messages(record)
+    messages = joined(find_messages(record) or [])
     if not messages:
         raise DataError(f"{where}: not a list of messages")
     if media := media_of(record):

@@ -18,6 +18,7 @@ from ollama_bridge.data.snippets import (
     collect_vader,
     snippet_files,
 )
+from ollama_bridge.data.spoken_calls import has_joined
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
 from ollama_bridge.data.tool_forms import has_tools
@@ -98,6 +99,7 @@ class _Inputs:
         format: Of a file of the user's.
         packages: That the others come from.
         has_tools: Whether it may have conversations with tools.
+        has_joined: Whether calls of an answer may be turns of their own.
         has_written_tools: Whether it may have such of tools and calls in their texts.
     """
 
@@ -105,6 +107,7 @@ class _Inputs:
     format: str = ""
     packages: tuple[str, ...] = ()
     has_tools: bool = False
+    has_joined: bool = False
     has_written_tools: bool = False
 
 
@@ -127,6 +130,8 @@ def _work(inputs: _Inputs, data: DataSection, task: TaskSection, *, seed: int) -
             # Before: not read, and calls left out. "learnt": without nulls that a text says, and
             # parameters of any type; with schemas that Ollama refuses.
             **({"tools": "as Ollama takes them"} if inputs.has_tools else {}),
+            # Before: left out.
+            **({"calls": "joined"} if inputs.has_joined else {}),
             # Before: texts as any other, or left out.
             **({"written_tools": "read"} if may_be_read else {}),
         },
@@ -155,6 +160,7 @@ def _find_inputs(data: DataSection, reporter: Reporter) -> _Inputs:
             {"data": data.path},
             "jsonl" if is_jsonl else "csv",
             has_tools=data.source == "messages" and has_tools(data.path),
+            has_joined=data.source == "messages" and has_joined(data.path),
             has_written_tools=data.source == "messages" and has_written_tools(data.path),
         )
     from ollama_bridge.data.packages import ASSETS, fetch_package_file

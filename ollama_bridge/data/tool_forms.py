@@ -1,9 +1,9 @@
 """Knows the forms that tools, their calls and results come in, and brings them into one.
 
 A line's tools stand beside its messages: in OpenAI's, TRL's and Ollama's form, as bare functions,
-or as a JSON text of either (ShareGPT's form, and what tables can hold). What is left of them is
-what Ollama hands on to a model, in the order in which a Go template writes it: a student would
-otherwise learn from other prompts than it is asked with.
+or as JSON texts of either, of all or of each (ShareGPT's and ms-swift's form, and what tables can
+hold). What is left of them is what Ollama hands on to a model, in the order in which a Go template
+writes it: a student would otherwise learn from other prompts than it is asked with.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ToolReader:
             raise DataError(f"{where}: tools are no list")
         found: dict[str, dict[str, Any]] = {}
         for number, tool in enumerate(offered, start=1):
-            function = _function(tool)
+            function = _function(_from_json(tool))
             name = function.get("name")
             if not isinstance(name, str) or not name.strip():
                 raise DataError(f"{where}: tool {number} has no name")

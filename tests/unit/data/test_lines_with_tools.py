@@ -121,6 +121,40 @@ def test_forms_become_one(tmp_path: Path, form: str) -> None:
     assert found.tools == TOOLS
 
 
+def spoken(name: str, **arguments: object) -> dict[str, str]:
+    """A call that is a turn, as ms-swift has it."""
+    return {"role": "tool_call", "content": json.dumps({"name": name, "arguments": arguments})}
+
+
+def test_calls_in_a_row_are_those_of_one_answer(tmp_path: Path) -> None:
+    """Of what is said in front of them, too; a null of theirs is said, and tools may be texts."""
+    said = {**DONE, "content": "<think>\nBoth.\n</think>\n"}
+    calls = (spoken("set_lamp", room=None), spoken("clock"))
+    results = ({"role": "tool_response", "content": "lit"}, {**RESULT, "content": "12:00"})
+    tools = list(map(json.dumps, TOOLS))
+    for turns, text in (((), ""), ((said,), "<think>\nBoth.\n</think>")):
+        found = read(tmp_path, line(ASKED, *turns, *calls, *results, DONE, tools=tools))
+        assert found.messages == (
+            LIT[0],
+            Message("assistant", text, (Call("set_lamp", {"room": None}), Call("clock"))),
+            Message("tool", "lit", name="set_lamp"),
+            Message("tool", "12:00", name="clock"),
+            LIT[3],
+        )
+        assert found.tools == TOOLS
+
+
+def test_work_on_calls_in_a_row_is_not_found_again_as_the_one_without(tmp_path: Path) -> None:
+    """Only of files that have them: their lines were left out."""
+    once, twice = ((ASKED, *n * (spoken("clock"),), *n * (RESULT,), DONE) for n in (1, 2))
+    for turns, settings in ((once, {}), (twice, {"calls": "joined"})):
+        rows = [line({**ASKED, "content": f"What is {n * 977}?"}, *turns[1:]) for n in range(30)]
+        data = section(write(tmp_path, rows), near_duplicates="keep")
+        corpus = prepare(data, REPLY, seed=1, out_dir=tmp_path / f"corpus-{len(turns)}")
+        assert settings.items() <= corpus.manifest.work.settings.items()
+        assert ("calls" in corpus.manifest.work.settings) == bool(settings)
+
+
 def test_results_find_their_calls(tmp_path: Path) -> None:
     """By id, by name, or in the order of the calls."""
     by_id = [{**CALL, "id": "1"}, {"id": "2", "function": {"name": "clock", "arguments": ""}}]
