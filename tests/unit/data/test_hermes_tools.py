@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Call, Example, Message
 from ollama_bridge.recipe.config import DataSection, TaskSection
+from ollama_bridge.template.conversation import Conversation
+from ollama_bridge.template.jinja import ChatTemplate
 
+# Written as Qwen's are; `fakes.formats` has them, but loads torch.
+_TEMPLATES = Path(__file__).parents[2] / "fakes" / "chat_templates"
 REPLY = TaskSection(kind="reply", system="")
 # The system turns of files that people have; %s is the list of tools.
 _ASSIST = "You may call one or more functions to assist with the user query."
@@ -201,6 +206,22 @@ def test_forms_of_tags_become_one(tmp_path: Path, form: str) -> None:
     asked, answer, *results, last = found.messages
     assert (asked, answer, last) == (*TALK[:2], TALK[-1])
     assert sorted(results, key=lambda one: one.name, reverse=True) == list(TALK[2:4])
+    assert found.tools == TOOLS
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3"])
+def test_what_a_template_writes_is_read_again(tmp_path: Path, name: str) -> None:
+    """A rendered conversation, cut at the marks of its turns, is the one that was rendered."""
+    template = ChatTemplate((_TEMPLATES / f"{name}.jinja").read_text(), special={}, adds_bos=False)
+    rendered = template.render(Conversation(TALK, TOOLS), prompt=False)
+    turns = [turn.removesuffix("<|im_end|>\n") for turn in rendered.split("<|im_start|>")[1:]]
+    said = [(role, text) for role, _, text in (turn.partition("\n") for turn in turns)]
+    found = read(tmp_path, as_messages(*said))
+    messages = [one for one in found.messages if one.role != "system"]
+    thought = "<think>\n\n</think>\n\n"  # an empty one of qwen3's, of its last answer
+    assert [replace(one, content=one.content.removeprefix(thought)) for one in messages] == list(
+        TALK
+    )
     assert found.tools == TOOLS
 
 
