@@ -236,4 +236,5 @@ def _check_results(messages: Sequence[object], *, where: str) -> None:
                 f"{where}: results that do not say of which call they are: {len(results)}, "
                 f"<tool_response>, of {len(calls)} calls"
             )
-        calls, results = said.get("tool_calls") or [], []
+        given = said.get("tool_calls")  # of one that stood beside its text, it may be a text
+        calls, results = given if isinstance(given, list) else [], []

@@ -190,6 +190,20 @@ FORMS = {
             )
         ]
     },
+    "calls beside": {
+        "messages": [
+            {"role": "system", "content": QWEN % LINES},
+            {"role": "user", "content": ASKED},
+            {
+                "role": "assistant",
+                "content": "I see.",
+                "tool_calls": f'[{JSON_CALL}, {{"name": "clock", "arguments": {{}}}}]',
+            },
+            {"role": "tool", "content": '<tool_response>{"lit": true}</tool_response>'},
+            {"role": "tool", "content": "12:00"},
+            {"role": "assistant", "content": TALK[-1].content},
+        ]
+    },
     "calls in one tag": hermes(
         ASKED,
         f'I see. <tool_call>[{JSON_CALL}, {{"name": "clock"}}]</tool_call>',
