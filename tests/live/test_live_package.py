@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes.adapters import change_settings
+from fakes.adapters import change_settings, with_new_adapter
 from fakes.architectures import WIDE, build_checkpoint
 from fakes.command_line import example, run_in_process
 from fakes.endings import answer_and_end, rename_tokens, set_ends
 from fakes.private_daemon import PrivateDaemon
 from fakes.real_registry import RealRegistry
 from fakes.terminal import interrupt
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
@@ -95,11 +95,11 @@ def grown_adapter(folder: Path) -> Path:
             modules_to_save=["embed_tokens"],
             ensure_weight_tying=True,
         )
-        adapted = get_peft_model(model, config)
-        for parameter in adapted.parameters():
+        tuned = with_new_adapter(model, config)
+        for parameter in tuned.parameters():
             if parameter.requires_grad:
                 parameter.data.add_(torch.randn_like(parameter) * 0.05)
-        adapted.save_pretrained(adapter, save_embedding_layers=True)
+        tuned.save_pretrained(adapter, save_embedding_layers=True)
     tokenizer.save_pretrained(adapter)
     change_settings(adapter, base_model_name_or_path="../base")
     state_of_a_trainer(adapter)
@@ -124,11 +124,11 @@ def padded_adapter(folder: Path) -> Path:
             task_type="CAUSAL_LM",
             modules_to_save=["embed_tokens", "lm_head"],
         )
-        adapted = get_peft_model(model, config)
-        for parameter in adapted.parameters():
+        tuned = with_new_adapter(model, config)
+        for parameter in tuned.parameters():
             if parameter.requires_grad:
                 parameter.data.add_(torch.randn_like(parameter) * 0.05)
-        adapted.save_pretrained(adapter)
+        tuned.save_pretrained(adapter)
     tokenizer.save_pretrained(adapter)
     assert load_file(adapter / "adapter_model.safetensors")[
         "base_model.model.lm_head.weight"

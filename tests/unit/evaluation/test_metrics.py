@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
 
 from ollama_bridge.evaluation import metrics
 from ollama_bridge.evaluation.metrics import (
@@ -42,6 +41,8 @@ def macro_f1_of(confusion: metrics.Counts) -> float:
 @given(PAIRS)
 def test_scores_agree_with_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     """Accuracy, macro F1 and confusion are scikit-learn's, with answers that are no label."""
+    from sklearn import metrics as sk  # takes a second, of whoever collects tests
+
     gold, said = zip(*pairs, strict=True)
     found = score(gold, said, LABELS, bootstrap_samples=1)
     assert found.accuracy.value == pytest.approx(sk.accuracy_score(gold, said))

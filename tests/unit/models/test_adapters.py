@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from fakes.adapters import build_adapter, change_settings
+from fakes.adapters import build_adapter, change_settings, with_adapter, with_new_adapter
 from fakes.architectures import build_checkpoint
 from fakes.json_files import change_json
 from fakes.models import build_tiny_checkpoint
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
@@ -56,13 +56,6 @@ FEATURES: dict[str, tuple[dict[str, Any], bool]] = {
 _FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
 
-def peft_model(base: Path, adapter: Path) -> PeftModel:
-    """The adapted model as peft computes it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(load_model(base), adapter)
-
-
 def merged_folder(base: Path, adapter: Path, cache: Path) -> Path:
     """The checkpoint that a user's adapter becomes on this base."""
     return resolve_model(str(adapter), base=str(base), cache_dir=cache).path
@@ -77,7 +70,10 @@ def test_merged_equals_adapter(tmp_path: Path, feature: str) -> None:
     merged = load_model(merged_folder(base, adapter, tmp_path / "cache"))
     tokens = torch.tensor([[7, 300, *range(3, 40)]])
     with torch.no_grad():
-        expected, got = peft_model(base, adapter)(tokens).logits, merged(tokens).logits
+        expected, got = (
+            with_adapter(base, adapter)(tokens).logits,
+            merged(tokens).logits,
+        )
         plain = load_model(base)(tokens).logits
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (plain - expected).abs().max() > 0.1
@@ -102,7 +98,7 @@ def test_a_base_whose_config_leaves_its_tie_out(tmp_path: Path, case: str, featu
     check_folder(merged)
     tokens = torch.tensor([[7, 300, *range(3, 40)]])
     with torch.no_grad():
-        expected = peft_model(base, adapter)(tokens).logits
+        expected = with_adapter(base, adapter)(tokens).logits
         got = load_model(merged)(tokens).logits
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -117,7 +113,7 @@ def test_merged_equals_pefts_own_merge(tmp_path: Path, feature: str) -> None:
     base = build_tiny_checkpoint(tmp_path / "base", tied=tied)
     adapter = build_adapter(base, tmp_path / "adapter", **settings)
     ours = load_model(merged_folder(base, adapter, tmp_path / "cache")).state_dict()
-    for name, tensor in peft_model(base, adapter).merge_and_unload().state_dict().items():
+    for name, tensor in with_adapter(base, adapter).merge_and_unload().state_dict().items():
         assert torch.allclose(ours[name], tensor, atol=1e-6), name
 
 
@@ -130,7 +126,10 @@ def test_biases_are_merged(tmp_path: Path) -> None:
         adapter = build_adapter(base, folder / "adapter", **settings)
         merged = load_model(merged_folder(base, adapter, folder / "cache"))
         with torch.no_grad():
-            expected, got = peft_model(base, adapter)(tokens).logits, merged(tokens).logits
+            expected, got = (
+                with_adapter(base, adapter)(tokens).logits,
+                merged(tokens).logits,
+            )
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), settings
 
 
@@ -155,18 +154,18 @@ def test_a_grown_vocabulary_is_merged(tmp_path: Path, case: str) -> None:
         warnings.simplefilter("ignore")  # about ties, and that embeddings are saved
         model.resize_token_embeddings(392, mean_resizing=False)
         config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **settings)
-        adapted = get_peft_model(model, config)
-        for parameter in adapted.parameters():
+        tuned = with_new_adapter(model, config)
+        for parameter in tuned.parameters():
             if parameter.requires_grad:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
-        adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+        tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
     merged = load_model(merged_folder(base, tmp_path / "adapter", tmp_path / "cache"))
     assert merged.config.vocab_size == 392
     saved = settings.get("modules_to_save", [])
     assert merged.config.tie_word_embeddings == (tied and "lm_head" not in saved)
     tokens = torch.tensor([[1, 385, 391, 5]])
     with torch.no_grad():
-        assert torch.allclose(merged(tokens).logits, adapted.eval()(tokens).logits, atol=1e-4)
+        assert torch.allclose(merged(tokens).logits, tuned.eval()(tokens).logits, atol=1e-4)
 
 
 def test_a_reference_to_an_adapter_stores_no_merged_weights(
@@ -248,7 +247,7 @@ def test_an_adapter_of_an_adapted_model_is_merged_twice(tmp_path: Path) -> None:
     both = resolve_model(str(second), cache_dir=tmp_path / "cache")
     tokens = torch.arange(3, 40)[None]
     with torch.no_grad():
-        expected = peft_model(middle.path, second)(tokens).logits
+        expected = with_adapter(middle.path, second)(tokens).logits
         got = load_model(both.path)(tokens).logits
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 

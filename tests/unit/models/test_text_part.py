@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from fakes.adapters import with_new_adapter
 from fakes.json_files import change_json
 from fakes.models import build_tiny_tokenizer
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
@@ -123,14 +124,14 @@ def test_an_adapter_of_the_whole_is_merged_into_what_is_served(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        adapted = get_peft_model(whole, config)
-        for parameter in adapted.parameters():
+        tuned = with_new_adapter(whole, config)
+        for parameter in tuned.parameters():
             if parameter.requires_grad:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    adapted.save_pretrained(tmp_path / "adapter")
+    tuned.save_pretrained(tmp_path / "adapter")
     ids = torch.tensor([[1, 70, 80, 90, 100]])
     with torch.inference_mode():
-        expected = adapted(input_ids=ids).logits
+        expected = tuned(input_ids=ids).logits
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     named = {
         name.replace("model.language_model.", spelling): tensor
