@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,26 @@ settings.load_profile("repeatable")
 # Typer makes all of our commands out of their annotations whenever one is run: 0.1 s, in which
 # nothing happens that a test could see. Before test files are read, for some take it by name.
 typer.main.get_command = functools.cache(typer.main.get_command)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is read here stays: looking for garbage in it takes each process seconds, over and over.
+
+    Looked at from here on is what tests make.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries that count what is left at the end find nothing."""
+    gc.unfreeze()
+
 
 # Caches that the live tier may share with the user; everything else of ours is kept out.
 _KEPT = {"OLLAMA_BRIDGE_DAEMON_DIR", "OLLAMA_BRIDGE_ASSETS_DIR", "OLLAMA_BRIDGE_REQUIRE_LIVE"}
