@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -57,13 +58,19 @@ def test_a_token_of_one_alone_belongs_to_what_the_other_begins_it_with(
 @given(text=st.text(min_size=1, max_size=40) | st.sampled_from(TEXTS))
 def test_both_begin_a_text_with_the_same_class(text: str) -> None:
     """Wherever in a text a token of either begins: no mass is told apart by how it is cut."""
-    sides = Side.of(WIDE), Side.of(NARROW)
-    found = classes_of(*sides)
+    sides, found = wide_and_narrow()
     theirs, ours = (begun_with(one, text) for one in sides)
     both = theirs.keys() & ours.keys()
     assert 0 in both
     for start in both:
         assert found.teacher[theirs[start]] == found.student[ours[start]]
+
+
+@functools.cache
+def wide_and_narrow() -> tuple[tuple[Side, Side], CommonClasses]:
+    """Both sides and what they have in common: the same for every example."""
+    sides = Side.of(WIDE), Side.of(NARROW)
+    return sides, classes_of(*sides)
 
 
 def begun_with(one: Side, text: str) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def with_a_blank_in_front() -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
+
+
+@functools.cache
+def aligned(teacher: Tokenizer, student: Tokenizer) -> tuple[Side, Side, Alignment]:
+    """Both sides and how they fit, which is the same for every example."""
+    left, right = Side.of(teacher), Side.of(student)
+    return left, right, align(left, right, TEXTS)
 
 
 def example(*answers: str) -> Example:
@@ -156,8 +164,7 @@ def test_a_certain_teacher_stays_certain(
     teacher: Tokenizer, student: Tokenizer, answers: list[str]
 ) -> None:
     """What the teacher is sure of is the student's right token, whatever the splits."""
-    left, right = Side.of(teacher), Side.of(student)
-    found = align(left, right, TEXTS)
+    left, right, found = aligned(teacher, student)
     assert found.rung is Rung.MAPPED
     theirs, ours = (encode(example(*answers), tokenizer) for tokenizer in (teacher, student))
     mass, targets = carried(left, right, (theirs, ours), found)
@@ -197,7 +204,7 @@ def test_a_sentencepiece_student_is_told_of_the_tokens_that_it_writes(
 @given(st.text(min_size=1, max_size=60))
 def test_holes_are_only_where_no_token_begins(text: str) -> None:
     """With fewer tokens than the teacher's, the student has a hole inside of each longer one."""
-    left, right = Side.of(WIDE), Side.of(NARROW)
+    left, right, _ = aligned(WIDE, NARROW)
     encoded = [encode(example(text), tokenizer) for tokenizer in (WIDE, NARROW)]
     places = match_positions(
         *encoded, teacher_vocabulary=left.vocabulary, student_vocabulary=right.vocabulary
