@@ -29,17 +29,22 @@ SMALL = [
 ]
 
 
-def test_examples_of_the_stages_do_what_they_show(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From a file of texts to a Modelfile, and back to what a checkpoint renders."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes as the lines name them, with less work."""
     load_recipe = loading.load_recipe
 
     def load_small(name: str, *, overrides: Sequence[str] = ()) -> config.Recipe:
         return load_recipe(name, overrides=[*SMALL, *overrides])
 
     monkeypatch.setattr(loading, "load_recipe", load_small)
+
+
+def test_examples_of_the_stages_do_what_they_show(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a file of texts to a Modelfile, and back to what a checkpoint renders."""
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_checkpoint, "model")
     shutil.copytree(tiny_checkpoint, "my-finetune")
     words = ("works", "fails", "shines", "breaks", "charms", "bores")
