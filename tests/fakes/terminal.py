@@ -78,7 +78,7 @@ def interrupt(
     process = start_command(*args, **environment)
     while not when():
         assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.001)
+        time.sleep(0.005)
     if waits:
         wait_until_it_sleeps(process.pid, limit_s=1.0)
     process.send_signal(by)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_sigterm_ends_at_once(
     with start_command(*line.split(), OLLAMA_HOST=daemon.host, **environment) as process:
         while not daemon.is_asked():
             assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.005)
         process.terminate()
         assert process.wait(timeout=60) == -signal.SIGTERM
 
