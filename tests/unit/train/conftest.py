@@ -18,6 +18,11 @@ from ollama_bridge.teacher.local import label
 from ollama_bridge.train import material
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file first that takes a minute: begun last, it would leave a process alone at the end."""
+    items.sort(key=lambda item: item.path.name != "test_ranks.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """Tiny tensors gain nothing from threads, and on a busy machine lose a lot by them."""
