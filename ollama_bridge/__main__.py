@@ -5,6 +5,8 @@ import sys
 
 def main() -> None:
     """Run the command line; Ctrl-C is no traceback even while it is still being imported."""
+    # httpx imports a command line of its own where click is installed: a fifth of our start.
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]
     try:
         from ollama_bridge.cli import main as run
 

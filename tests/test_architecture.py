@@ -241,6 +241,19 @@ def test_help_loads_no_torch() -> None:
     assert not {"torch", "transformers", "numpy"} & loaded
 
 
+def test_commands_load_no_command_line_of_a_library() -> None:
+    """httpx has one, of click and rich: where they are installed a fifth of every start."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ollama_bridge", "ps"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "httpx" in loaded
+    assert not {"click", "rich.console", "pygments"} & loaded
+
+
 def test_stages_that_find_their_work_done_load_no_modelling() -> None:
     """Seconds of every start: adapters and models are imported where they are made."""
     stages = ("train.finetune", "train.distill", "teacher.local", "evaluation.run")
