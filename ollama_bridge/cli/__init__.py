@@ -129,7 +129,7 @@ def main(fail: Fail = output.fail) -> None:
             completion.whole_words(),
             termination.as_ctrl_c() if keeps else contextlib.nullcontext(),
         ):
-            code = app(standalone_mode=False)
+            code = manual.with_the_asked(app, words)(standalone_mode=False)
     except OllamaBridgeError as error:
         if os.environ.get("OLLAMA_BRIDGE_TRACEBACK", "") not in ("", "0"):
             traceback.print_exception(error)

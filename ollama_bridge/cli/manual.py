@@ -5,8 +5,10 @@ Typer's own boxes cut the names of options where a terminal is narrow, and load 
 
 from __future__ import annotations
 
+import copy
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -159,6 +161,25 @@ def use_in(app: typer.Typer) -> None:
     for group in app.registered_groups:
         if group.typer_instance is not None:
             use_in(group.typer_instance)
+
+
+def with_the_asked(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
+    """An application with the one command that is typed: building all takes longer than most run.
+
+    Args:
+        app: See :func:`use_in`.
+        words: As typed; where they begin with no command of ours, it is the application itself.
+    """
+    if not words or all(words[0] not in names for names in SECTIONS.values()):
+        return app
+    alone = copy.copy(app)
+    alone.registered_commands = [one for one in app.registered_commands if _name(one) == words[0]]
+    alone.registered_groups = [one for one in app.registered_groups if one.name == words[0]]
+    return alone
+
+
+def _name(command: Any) -> str:
+    return str(command.name or typer.main.get_command_name(command.callback.__name__))
 
 
 def examples(text: str) -> list[str]:

@@ -114,7 +114,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(
     assert error["hint"].endswith("ls -ld /proc /proc/nix")
     monkeypatch.setenv("OLLAMA_BRIDGE_HOME", "/proc/nix")
     monkeypatch.setattr(cli, "app", lambda **_: note_origin(home_dir() / "runs", tmp_path))
-    assert run_in_process(monkeypatch, ["build"]).stderr.splitlines() == [
+    assert run_in_process(monkeypatch, []).stderr.splitlines() == [
         "error: /proc/nix: No such file or directory",
         "fix:   export OLLAMA_BRIDGE_HOME=/a/folder/you/may/write",
     ]
@@ -124,7 +124,7 @@ def test_a_panic_of_a_library_is_one_clear_error(monkeypatch: pytest.MonkeyPatch
     """A pattern in a tokenizer.json that its library gives up on, by no Exception."""
     pattern = Split(Regex("(?:a|aa|aaa)+$"), "isolated")
     monkeypatch.setattr(cli, "app", lambda **_: pattern.pre_tokenize_str("a" * 60 + "b"))
-    done = run_in_process(monkeypatch, ["finetune"])
+    done = run_in_process(monkeypatch, [])
     assert done.code == 4
     assert done.stderr.startswith("error: a library crashed: ")
     assert "tokenizer.json" in done.stderr

@@ -13,9 +13,10 @@ import pytest
 from fakes.command_line import COMMANDS, EXAMPLES, run_in_process, run_line
 from fakes.daemon import FakeDaemon
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from ollama_bridge import cli
-from ollama_bridge.cli.manual import SECTIONS
+from ollama_bridge.cli.manual import SECTIONS, with_the_asked
 
 # What prints lines of JSON, as they come, and not one document at its end.
 STREAMS = {"run", "chat", "monitor"}
@@ -140,6 +141,20 @@ def test_help_loads_nothing_heavy(words: list[str], typers_own: set[str]) -> Non
         *("jinja2", "yaml", "psutil", "ollama"),
     ):
         assert heavy not in loaded
+
+
+def test_the_asked_command_alone_is_that_of_the_whole_application() -> None:
+    """Names, options and help; what is none of ours is left to the whole."""
+    names = [name for names in SECTIONS.values() for name in names]
+    runner = CliRunner()
+    assert set(names) == set(get_command(cli.app).commands)  # type: ignore[attr-defined]
+    for name in names:
+        alone = with_the_asked(cli.app, [name, "x"])
+        assert list(get_command(alone).commands) == [name]  # type: ignore[attr-defined]
+        whole, one = (runner.invoke(each, [name, "--help"]).output for each in (cli.app, alone))
+        assert one == whole
+    for words in ([], ["--help"], ["list"], ["frob"]):
+        assert with_the_asked(cli.app, words) is cli.app
 
 
 @pytest.fixture
