@@ -186,8 +186,8 @@ def _holds_messages(path: Path) -> bool:
 
     And no row, that has a list of another kind under that name beside its text and label.
     """
-    from ollama_bridge.data.chat_forms import find_messages, is_list_of_turns
-    from ollama_bridge.data.glaive import is_glaive
+    from ollama_bridge.data.chats.forms import find_messages, is_list_of_turns
+    from ollama_bridge.data.chats.glaive import is_glaive
     from ollama_bridge.data.problems import encoding_of
     from ollama_bridge.data.rows import is_json_lines
 

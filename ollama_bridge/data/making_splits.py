@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
-from ollama_bridge.data.chat_forms import A_LINE
+from ollama_bridge.data.chats.forms import A_LINE
 from ollama_bridge.data.cleaning import control_token
 from ollama_bridge.data.data_card import make_card
 from ollama_bridge.data.duplicates import NEAR_THRESHOLD, remove_duplicates

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_bridge.data.candidates import SPLITS, Collected, Tally
+from ollama_bridge.data.chats.messages import collect_messages
+from ollama_bridge.data.chats.spoken_calls import has_joined
+from ollama_bridge.data.chats.tool_forms import has_tools
+from ollama_bridge.data.chats.written_tools import has_written_tools
 from ollama_bridge.data.dialogues import collect_dialogues, dialogue_files
 from ollama_bridge.data.making_splits import make_splits
-from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.rows import is_json_lines
 from ollama_bridge.data.snippets import (
     FILES,
@@ -18,11 +21,8 @@ from ollama_bridge.data.snippets import (
     collect_vader,
     snippet_files,
 )
-from ollama_bridge.data.spoken_calls import has_joined
 from ollama_bridge.data.table import collect_table
 from ollama_bridge.data.task_prompt import advice_on_prompt
-from ollama_bridge.data.tool_forms import has_tools
-from ollama_bridge.data.written_tools import has_written_tools
 from ollama_bridge.digests import digest_file
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import write_examples

@@ -14,8 +14,8 @@ from pathlib import Path
 from shlex import quote
 
 from ollama_bridge.data.candidates import Candidate, Collected, Split, Tally
-from ollama_bridge.data.chat_advice import advice_on_turns
-from ollama_bridge.data.chat_forms import is_list_of_turns
+from ollama_bridge.data.chats.advice import advice_on_turns
+from ollama_bridge.data.chats.forms import is_list_of_turns
 from ollama_bridge.data.cleaning import clean_turn, storable, text_key
 from ollama_bridge.data.documents import Documents
 from ollama_bridge.data.labels import LabelMatcher, advice_on_several

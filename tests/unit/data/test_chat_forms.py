@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ollama_bridge import cli
-from ollama_bridge.data.chat_forms import find_messages
+from ollama_bridge.data.chats.forms import find_messages
 from ollama_bridge.examples import Example, read_examples
 from ollama_bridge.storage.artifacts import Corpus
 

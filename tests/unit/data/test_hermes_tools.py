@@ -17,7 +17,7 @@ from fakes.tool_chats import CLOCK, SET_LAMP, TOOLS
 
 from ollama_bridge import cli
 from ollama_bridge.data.candidates import Collected
-from ollama_bridge.data.messages import collect_messages
+from ollama_bridge.data.chats.messages import collect_messages
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Call, Example, Message

@@ -12,8 +12,8 @@ import pytest
 from fakes.tool_chats import CLOCK, SET_LAMP, TOOLS, lines
 
 from ollama_bridge.data.candidates import Collected
+from ollama_bridge.data.chats.messages import collect_messages
 from ollama_bridge.data.duplicates import remove_duplicates
-from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Call, Example, Message, read_examples

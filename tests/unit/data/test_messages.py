@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ollama_bridge.data.candidates import Collected
+from ollama_bridge.data.chats.messages import collect_messages
 from ollama_bridge.data.duplicates import remove_duplicates
-from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.splitting import Sizes, split
 from ollama_bridge.errors import DataError
 from ollama_bridge.recipe.config import DataSection, TaskSection

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ollama_bridge.data.chats.messages import collect_messages
 from ollama_bridge.data.cleaning import text_key
-from ollama_bridge.data.messages import collect_messages
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import DataError
 from ollama_bridge.examples import Example, read_examples

@@ -13,7 +13,7 @@ from fakes.listening import Listener
 
 import ollama_bridge.data.making_splits
 import ollama_bridge.data.packages
-from ollama_bridge.data.chat_forms import A_LINE
+from ollama_bridge.data.chats.forms import A_LINE
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import ConfigError, DataError
 from ollama_bridge.examples import Example, read_examples

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_bridge.data.written_values import read_value, read_values
+from ollama_bridge.data.chats.written_values import read_value, read_values
 
 _VALUES = st.recursive(
     st.none()

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ollama_bridge.data.chat_forms import find_messages, in_our_words, saying
-from ollama_bridge.data.tool_forms import calls_tool, is_spoken_call
+from ollama_bridge.data.chats.forms import find_messages, in_our_words, saying
+from ollama_bridge.data.chats.tool_forms import calls_tool, is_spoken_call
 
 _OF_FILES = re.compile(rb":\s*\"(?:tool_call|function_call)\"|\"tools\"\s*:\s*\[\s*\"")
 

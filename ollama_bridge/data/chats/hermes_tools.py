@@ -15,11 +15,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ollama_bridge.answer_text import THOUGHT_END
-from ollama_bridge.data.chat_forms import LISTS, SPEAKERS, find_messages, in_our_words, saying
-from ollama_bridge.data.hermes_prompt import without_instructions
-from ollama_bridge.data.tool_forms import DEFINITIONS, ToolReader, calls_tool
-from ollama_bridge.data.written_calls import read_calls
-from ollama_bridge.data.written_values import read_value, read_values
+from ollama_bridge.data.chats.forms import LISTS, SPEAKERS, find_messages, in_our_words, saying
+from ollama_bridge.data.chats.hermes_prompt import without_instructions
+from ollama_bridge.data.chats.tool_forms import DEFINITIONS, ToolReader, calls_tool
+from ollama_bridge.data.chats.written_calls import read_calls
+from ollama_bridge.data.chats.written_values import read_value, read_values
 from ollama_bridge.errors import DataError
 
 A_TAGGED_CALL = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ollama_bridge.data.written_values import read_values
+from ollama_bridge.data.chats.written_values import read_values
 from ollama_bridge.errors import DataError
 
 _OF_A_CALL = {"name", "arguments", "id", "type"}

@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from shlex import quote
 
-from ollama_bridge.data.chat_forms import A_LINE, MEDIA, find_messages, is_list_of_turns
-from ollama_bridge.data.glaive import A_GLAIVE_LINE, is_of_a_chat
-from ollama_bridge.data.hermes_prompt import OTHER_WORDS
-from ollama_bridge.data.hermes_tools import A_TAGGED_CALL, is_of_a_tag
+from ollama_bridge.data.chats.forms import A_LINE, MEDIA, find_messages, is_list_of_turns
+from ollama_bridge.data.chats.glaive import A_GLAIVE_LINE, is_of_a_chat
+from ollama_bridge.data.chats.hermes_prompt import OTHER_WORDS
+from ollama_bridge.data.chats.hermes_tools import A_TAGGED_CALL, is_of_a_tag
+from ollama_bridge.data.chats.tool_forms import A_CALL, A_TOOL, IN_TEXT, NOT_OFFERED
+from ollama_bridge.data.chats.toolace import A_TOOLACE_CALL, is_of_brackets
 from ollama_bridge.data.problems import MAX_LEFT_OUT_SHARE, unused
-from ollama_bridge.data.tool_forms import A_CALL, A_TOOL, IN_TEXT, NOT_OFFERED
-from ollama_bridge.data.toolace import A_TOOLACE_CALL, is_of_brackets
 
 NO_CALLS = "a classify task learns labels alone"
 

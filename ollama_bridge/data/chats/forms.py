@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ollama_bridge.data.tool_forms import calls_tool, is_spoken_call
+from ollama_bridge.data.chats.tool_forms import calls_tool, is_spoken_call
 
 A_LINE = (
     'a line looks like {"messages": [{"role": "user", "content": "..."}, '

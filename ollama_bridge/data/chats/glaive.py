@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_bridge.data.written_calls import read_calls
-from ollama_bridge.data.written_values import read_values
+from ollama_bridge.data.chats.written_calls import read_calls
+from ollama_bridge.data.chats.written_values import read_values
 from ollama_bridge.errors import DataError
 
 A_GLAIVE_LINE = (

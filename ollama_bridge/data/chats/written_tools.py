@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ollama_bridge.data.glaive import read_glaive
-from ollama_bridge.data.hermes_tools import calls_without_tools, read_tags
-from ollama_bridge.data.toolace import read_toolace
+from ollama_bridge.data.chats.glaive import read_glaive
+from ollama_bridge.data.chats.hermes_tools import calls_without_tools, read_tags
+from ollama_bridge.data.chats.toolace import read_toolace
 
 _Read = Callable[..., Mapping[str, object] | None]
 _FORMS: dict[str, _Read] = {

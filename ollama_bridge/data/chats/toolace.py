@@ -13,9 +13,14 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ollama_bridge.data.chat_forms import LISTS, find_messages, in_our_words, saying
-from ollama_bridge.data.tool_forms import DEFINITIONS, NOT_OFFERED, ToolReader, calls_tool
-from ollama_bridge.data.written_values import has_joined_texts, is_json, read_value, read_values
+from ollama_bridge.data.chats.forms import LISTS, find_messages, in_our_words, saying
+from ollama_bridge.data.chats.tool_forms import DEFINITIONS, NOT_OFFERED, ToolReader, calls_tool
+from ollama_bridge.data.chats.written_values import (
+    has_joined_texts,
+    is_json,
+    read_value,
+    read_values,
+)
 from ollama_bridge.errors import DataError
 
 A_TOOLACE_CALL = (
