@@ -13,7 +13,7 @@ import typer
 from ollama_bridge.cli import completion, loaded, options, output
 from ollama_bridge.cli.progress import ConsoleReporter
 from ollama_bridge.digests import digest_file
-from ollama_bridge.errors import ConfigError, ModelfileError
+from ollama_bridge.errors import ConfigError, ModelfileError, ModelNotFoundError
 from ollama_bridge.reporting import Note, tell_bytes
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def rm(
     tags = [*named.values()]
     with _client(host) as client:
         for tag in tags:
-            client.show(tag)
+            _check_is_there(client, tag)
         for tag in tags:
             client.delete(tag)
             output.say(f"removed {tag}")
@@ -179,10 +179,18 @@ def stop(
     """
     with _client(host) as client:
         for tag in tags:
-            client.show(tag)  # Ollama says nothing of a tag that it has not
+            _check_is_there(client, tag)  # Ollama says nothing of a tag that it has not
             client.unload(tag)
     if as_json:
         output.data_json({"stopped": tags})
+
+
+def _check_is_there(client: Client, tag: str) -> None:
+    try:
+        client.show(tag)
+    except ModelNotFoundError as error:
+        error.hint = "ollama-bridge ls"  # nobody pulls what is to go
+        raise
 
 
 def _client(host: str | None) -> Client:
