@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -39,15 +40,18 @@ def tag_file_name(tag: str) -> str:
 def name_of_data(path: Path) -> str:
     """What a run and its tag are called after a data file: small letters, digits and hyphens.
 
-    A digest of its path stands for what these cannot say, and for the rest of a long name.
+    Letters lose their marks; a digest of the name stands for what these cannot say, and for the
+    rest of a long one. It is not of the path: a file that is moved keeps its run.
     """
-    stem = path.stem.lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
+    stem = unicodedata.normalize("NFC", path.stem).lower()
+    bare = unicodedata.normalize("NFKD", stem.casefold())
+    letters = "".join(letter for letter in bare if not unicodedata.combining(letter))
+    slug = re.sub(r"[^a-z0-9]+", "-", letters).strip("-")
     says_all = not any(character.isalnum() and not character.isascii() for character in stem)
     if slug and says_all and len(slug) <= _NAME_CHARS:
         return slug
     kept = slug[:_NAME_CHARS].rstrip("-") or "data"
-    return f"{kept}-{digest_text(str(path.resolve()))[:6]}"
+    return f"{kept}-{digest_text(stem)[:6]}"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ def test_short_names_stay_what_they_are(tmp_path: Path, stem: str, name: str) ->
 
 
 def test_names_that_cannot_be_said_are_told_apart(tmp_path: Path) -> None:
-    """Letters beyond a-z, and names that go on and on, get a digest of the file's path."""
+    """Letters beyond a-z, and names that go on and on, get a digest of the name."""
     cyrillic, chinese = "\u043e\u0442\u0437\u044b\u0432\u044b", "\u8bad\u7ec3"
     stems = [cyrillic, chinese, "a" * 72, "a" * 73, "caf\xe9", "cafe"]
     names = [name_of_data(tmp_path / f"{stem}.csv") for stem in stems]
@@ -235,6 +236,18 @@ def test_names_that_cannot_be_said_are_told_apart(tmp_path: Path) -> None:
     assert max(map(len, names)) <= 39
     for name in names:
         recipe_of(name=f"mine-{name}", export={"tag": f"mine-{name}"})
+
+
+@pytest.mark.parametrize(
+    ("stem", "begin"),
+    [("Gr\xf6\xdfe", "grosse-"), ("Daten f\xfcr mich", "daten-fur-mich-"), ("\u8bad", "data-")],
+)
+def test_a_run_is_found_wherever_its_file_is_moved(tmp_path: Path, stem: str, begin: str) -> None:
+    """Whatever letters it has, and however a system writes them: nothing is done twice."""
+    name = name_of_data(tmp_path / f"{stem}.csv")
+    assert name.startswith(begin)
+    decomposed = unicodedata.normalize("NFD", stem)
+    assert name_of_data(tmp_path / "moved" / f"{decomposed}.csv") == name
 
 
 def test_tags_are_checked_before_anything_is_made(tmp_path: Path) -> None:
