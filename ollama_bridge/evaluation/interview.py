@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from ollama_bridge.answer_text import without_thought
 from ollama_bridge.client.model_names import name_key
+from ollama_bridge.client.wire.retries import is_passing
 from ollama_bridge.digests import canonical_json, digest_text
-from ollama_bridge.errors import ContextOverflowError, RepetitionError
+from ollama_bridge.errors import (
+    ContextOverflowError,
+    DaemonError,
+    RepetitionError,
+    RequestRejectedError,
+    RunnerCrashedError,
+)
 from ollama_bridge.evaluation.calls import as_said, each_answer
 from ollama_bridge.evaluation.held_out import held_out_examples
 from ollama_bridge.examples import Call, Example
@@ -29,8 +36,9 @@ if TYPE_CHECKING:
     from ollama_bridge.client import Client
 
 # Why an answer ended: Ollama ended it, for one token came on and on; it was never begun, for the
-# prompt has no room in the context, or for the tag takes no tools.
+# prompt has no room in the context, or for the tag takes no tools; its PARSER could not read it.
 REPETITION, OVERFLOW, NO_TOOLS = "repetition", "overflow", "no tools"
+UNREADABLE = "unreadable"
 _BLOCK_TEXTS = 50
 _WARM_UP = "Hello."
 
@@ -197,6 +205,15 @@ class Interview:
                 "done_reason": REPETITION,
                 "generated_tokens": error.pieces,
             }
+        except (RunnerCrashedError, RequestRejectedError) as error:
+            if not tools or not self._is_unreadable(error, model):
+                raise
+            record |= {
+                "answer": error.partial_text.strip(),
+                "calls": [["", {}]],  # one was begun, of nothing
+                "done_reason": UNREADABLE,
+                "generated_tokens": 0,
+            }
         else:
             record |= {
                 "answer": reply.text.strip(),
@@ -210,6 +227,20 @@ class Interview:
             if tools:
                 record["calls"] = [[one.name, dict(one.arguments)] for one in reply.tool_calls]
         self._journal.append(record)
+
+    def _is_unreadable(self, error: DaemonError, model: TaggedModel) -> bool:
+        """Whether it is the answer that failed: a call that its PARSER makes nothing of.
+
+        Raises:
+            DaemonError: it is the daemon: nor does it answer what has no tools.
+        """
+        if is_passing(error) or (
+            isinstance(error, RequestRejectedError) and error.status_code < 500
+        ):
+            return False
+        self._client.unload(model.tag)  # 0.24 has the runner of such an answer wait for ever
+        self._warm_up(model)
+        return True
 
 
 def _calls(record: JSONRecord) -> list[Call]:

@@ -25,6 +25,7 @@ from ollama_bridge.evaluation.held_out import (
 from ollama_bridge.evaluation.interview import (
     NO_TOOLS,
     REPETITION,
+    UNREADABLE,
     Answered,
     Interview,
     Options,
@@ -203,6 +204,12 @@ class _Exam:
                 message = (
                     f"the {name} takes no tools as served: {unasked} questions that offer some "
                     "count as answered wrong"
+                )
+                reporter.emit(Note(STAGE, "warning", message))
+            if unread := sum(record["done_reason"] == UNREADABLE for record in one.records):
+                message = (
+                    f"{unread} of {len(one.records)} answers of the {name} have calls that its "
+                    "PARSER cannot read, for which Ollama gives an error: they count as wrong"
                 )
                 reporter.emit(Note(STAGE, "warning", message))
 

@@ -16,6 +16,7 @@ from fakes.tool_chats import LIT, TOOLS, called, example
 from fakes.trainable import commit, corpus_of
 
 from ollama_bridge.client import ModelDetails
+from ollama_bridge.errors import DaemonError, RequestRejectedError, RunnerCrashedError
 from ollama_bridge.evaluation import run
 from ollama_bridge.evaluation.calls import (
     CallReader,
@@ -33,7 +34,7 @@ from ollama_bridge.examples import Call, Example, Message
 from ollama_bridge.models.load import save_checkpoint
 from ollama_bridge.recipe.config import EvaluateSection, TaskSection
 from ollama_bridge.reporting import Note
-from ollama_bridge.storage.artifacts import Checkpoint, Corpus
+from ollama_bridge.storage.artifacts import Checkpoint, Corpus, EvalReport
 from ollama_bridge.storage.atomic_files import read_json_lines
 
 TASK = TaskSection(kind="reply", system="")
@@ -232,6 +233,76 @@ def test_as_served_calls_are_what_the_daemon_reports(corpus: Corpus, tmp_path: P
         {"student": "small"}, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served"
     )
     assert (again.path, len(client.asked)) == (report.path, asked)
+
+
+class Unread(FakeClient):
+    """Its calls are none that the daemon's PARSER can read; what offers no tools is answered."""
+
+    def __init__(self, error: DaemonError, *, is_gone: bool = False) -> None:
+        super().__init__("completion", "tools")
+        self.error, self.is_gone = error, is_gone
+        self.unloaded = 0
+
+    def unload(self, _: str) -> None:
+        self.unloaded += 1
+
+    def chat(self, model: str, messages: Any, **given: Any) -> Any:
+        if given.get("tools") or (self.is_gone and self.unloaded):
+            raise self.error
+        return super().chat(model, messages, **given)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunnerCrashedError("the daemon failed while answering: EOF", partial_text="Wait."),
+        RequestRejectedError("the daemon answered 500: XML syntax error", status_code=500),
+    ],
+)
+def test_calls_that_the_daemon_cannot_read_count_as_wrong(
+    error: DaemonError, corpus: Corpus, tmp_path: Path
+) -> None:
+    """They end no evaluation; an error that is the daemon's own does."""
+    heard = Listener()
+
+    def evaluate_by(client: Any) -> EvalReport:
+        return evaluate_served(
+            {"student": "small"},
+            corpus,
+            SETTINGS,
+            TASK,
+            client=client,
+            out_dir=tmp_path / "served",
+            reporter=heard,
+        )
+
+    with pytest.raises(type(error)):
+        evaluate_by(Unread(error, is_gone=True))
+    report = evaluate_by(Unread(error))
+    student = json.loads(report.report_path.read_text())["models"]["student"]
+    assert student["calls_same"]["value"] == student["calls_name"]["value"] == 0
+    assert student["no_call"]["value"] == 0
+    told = [one.message for one in heard.events if isinstance(one, Note)]
+    assert any("3 of 4 answers of the student have calls that its PARSER" in one for one in told)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunnerCrashedError("the daemon failed while answering: unexpected EOF"),
+        RequestRejectedError("the daemon answered 400: bad request", status_code=400),
+    ],
+)
+def test_a_daemon_that_fails_gives_no_answers(
+    error: DaemonError, corpus: Corpus, tmp_path: Path
+) -> None:
+    """What was answered is kept, and the same command goes on."""
+    client: Any = Unread(error)
+    with pytest.raises(type(error)):
+        evaluate_served(
+            {"student": "small"}, corpus, SETTINGS, TASK, client=client, out_dir=tmp_path / "served"
+        )
+    assert not client.unloaded
 
 
 def test_a_tag_that_takes_no_tools_is_told_of(corpus: Corpus, tmp_path: Path) -> None:
