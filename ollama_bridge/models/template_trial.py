@@ -52,7 +52,7 @@ def check_chat_template(template: str, *, where: str, hint: str = _HINT) -> None
         raise ModelError(f"{where}: the chat template {problem}", hint=hint)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=128)
 def _try(template: str) -> str | None:
     task = {
         "template": template,

@@ -122,7 +122,7 @@ def decide(template: ChatTemplate) -> Served:
     return _decide(template.source, special, adds_bos=template.adds_bos)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=128)
 def _decide(source: str, special: tuple[tuple[str, str], ...], *, adds_bos: bool) -> Served:
     template = ChatTemplate(source, special=dict(special), adds_bos=adds_bos)
     try:
