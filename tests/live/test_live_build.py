@@ -29,17 +29,18 @@ from ollama_bridge.storage.artifacts import MANIFEST_NAME, Corpus, GGUFFile
 
 pytestmark = pytest.mark.live
 
-# The recipe's own path, with so little data that it takes two minutes: quality does not matter.
+# The recipe's own path, with so little data that it takes two minutes: quality does not matter, but
+# that the student answers with a word and ends.
 SMALL = [
     "data.max_examples=100",
-    "data.test_examples=40",
-    "data.validation_examples=20",
+    "data.test_examples=12",
+    "data.validation_examples=8",
     "teacher.tune.max_examples=64",
     "student.layers=6",
     "distill.epochs=1",
     "distill.min_steps=null",
     "evaluate.bootstrap_samples=200",
-    "evaluate.served_examples=12",
+    "evaluate.served_examples=6",
     "export.types=[q8_0]",
 ]
 
@@ -206,8 +207,14 @@ def test_strangers_csv_goes_through(
             words = rng.choice(good if mood == "positive" else bad)
             text = f"{words} - item {number} {rng.choice('abcdefgh') * 3} shelf {number * 7}"
             writer.writerow([number, "" if number in (17, 170) else text, mood])
-    settings = [*SMALL, "control.enabled=false", "evaluate.served=false", "teacher.tune=null"]
-    settings.append("export.budget_nats=0.02")
+    settings = [
+        *SMALL,
+        "data.max_examples=40",
+        "control.enabled=false",
+        "evaluate.served=false",
+        "teacher.tune=null",
+        "export.budget_nats=0.02",
+    ]
     done = command(
         "build",
         "sentiment-quick",
@@ -231,17 +238,17 @@ def test_reply_recipe_ends_its_answers(
 ) -> None:
     """The second shape of task: answers written by the teacher through the daemon, many tokens."""
     settings = [
-        "data.max_examples=24",
-        "data.test_examples=8",
+        "data.max_examples=12",
+        "data.test_examples=4",
         "data.validation_examples=4",
-        "data.dialogue_examples=20",
+        "data.dialogue_examples=10",
         "student.layers=12",
         "distill.epochs=1",
         "distill.min_steps=null",
         "evaluate.max_examples=2",
         "evaluate.served_examples=2",
         "evaluate.served=false",  # its teacher's tag would take as long as its student
-        "teacher.answer_tokens=48",
+        "teacher.answer_tokens=32",
         "control.enabled=false",
     ]
     done = command("build", "reply", "--json", *with_settings(settings))
