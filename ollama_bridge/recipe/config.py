@@ -336,7 +336,8 @@ class Recipe(Section):
             )
         if teacher.base_url is not None and self.student.model == "teacher":
             raise ValueError(
-                "student.model: is required, for there are no weights behind teacher.base_url"
+                "student.model: is required, for there are no weights behind teacher.base_url: "
+                "name what the student starts from, as by --set student.model=ollama:smollm2:135m"
             )
         if teacher.soft_labels == "daemon" and self.soft_labels.method != "top_k":
             raise ValueError(
