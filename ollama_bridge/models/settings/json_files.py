@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 from ollama_bridge.errors import ModelError
 from ollama_bridge.models.paths import dangling, lfs_hint
 
-_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # two of them are one character
-_REPLACE = "correct it, or get the checkpoint's own again"
+REPLACE = "correct it, or get the checkpoint's own again"
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -24,10 +22,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise no_folder(path.parent)
     try:
-        written = path.read_text(encoding="utf-8")
-        value = json.loads(written)
-        if _HALF_PAIR.search(written):  # alone it is no text that could be written or looked up
-            json.dumps(value, ensure_ascii=False).encode()
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise dangling(path) or ModelError(
             f"{path.parent} has no {path.name}",
@@ -37,12 +32,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as exc:
         raise ModelError(
             f"{path} cannot be read: {exc}",
-            hint=lfs_hint(path) or _REPLACE,
+            hint=lfs_hint(path) or REPLACE,
         ) from exc
     if not isinstance(value, dict):
-        raise ModelError(
-            f"{path} holds a {type(value).__name__}, expected an object", hint=_REPLACE
-        )
+        raise ModelError(f"{path} holds a {type(value).__name__}, expected an object", hint=REPLACE)
     return value
 
 

@@ -5,6 +5,7 @@ What is found later is found in a copy, whose place nobody knows and where mendi
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from ollama_bridge.models.settings.generation_defaults import (
     SAMPLING,
     read_generation_config,
 )
-from ollama_bridge.models.settings.json_files import read_json_object
+from ollama_bridge.models.settings.json_files import REPLACE, read_json_object
 from ollama_bridge.models.settings.left_overs import TOKEN_FILES, tokens_without_rows
 from ollama_bridge.models.settings.named_ends import listed_ends
 
@@ -48,7 +49,7 @@ def check_settings_of_tokens(folder: Path, config: Mapping[str, Any]) -> None:
     """
     for name in TOKEN_FILES:
         if (path := folder / name).is_file():
-            read_json_object(path)
+            _check_is_text(path, read_json_object(path))
     rows = config.get("vocab_size")
     for end in listed_ends(read_generation_config(folder)):
         if isinstance(rows, int) and not 0 <= end < rows:
@@ -65,3 +66,10 @@ def check_settings_of_tokens(folder: Path, config: Mapping[str, Any]) -> None:
             hint="take the tokenizer that the model was trained with; if that is this one, the "
             "model was not saved behind model.resize_token_embeddings(len(tokenizer))",
         )
+
+
+def _check_is_text(path: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(settings, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:  # JSON can say it, no tokenizer can look it up
+        raise ModelError(f"{path} has half of a surrogate pair", hint=REPLACE) from exc
