@@ -228,28 +228,27 @@ def test_light_parts_load_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_help_loads_no_torch() -> None:
-    """``ollama-bridge --help`` loads no torch."""
+def loaded_by(word: str, *, fails: bool = False) -> set[str]:
+    """All modules that a command line of one word imports."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "ollama_bridge", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "ollama_bridge", word],
         capture_output=True,
         text=True,
-        check=True,
+        check=not fails,
     )
-    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    return {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+
+
+def test_help_loads_no_torch() -> None:
+    """``ollama-bridge --help`` loads no torch."""
+    loaded = loaded_by("--help")
     assert "typer" in loaded
     assert not {"torch", "transformers", "numpy"} & loaded
 
 
 def test_commands_load_no_command_line_of_a_library() -> None:
     """httpx has one, of click and rich: where they are installed a fifth of every start."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "ollama_bridge", "ps"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    loaded = loaded_by("ps", fails=True)
     assert "httpx" in loaded
     assert not {"click", "rich.console", "pygments"} & loaded
 

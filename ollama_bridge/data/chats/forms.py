@@ -92,11 +92,17 @@ def in_our_words(item: object) -> object:
     return {"role": role, "content": content}
 
 
-def saying(item: object, content: str, *, role: str, **more: object) -> dict[str, object]:
-    """A message with another text; media, weights and thoughts beside it stay."""
+def saying(
+    item: object, content: str, *, role: str, beside: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """A message with another text; media, weights and thoughts of it stay.
+
+    Args:
+        beside: What else it gets: calls, or whose result it is.
+    """
     given = item if isinstance(item, dict) else {}
     kept = {name: value for name, value in given.items() if name not in _OF_A_TEXT}
-    return {**kept, "role": role, "content": content, **more}
+    return {**kept, "role": role, "content": content, **(beside or {})}
 
 
 def is_not_learnt(item: object) -> bool:

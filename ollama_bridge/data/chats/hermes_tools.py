@@ -160,7 +160,7 @@ def _answer(turn: _Turn, *, where: str) -> dict[str, object]:
     for number, body in enumerate(parts[::2], start=1):
         calls += read_calls(body, where=f"{where}: <tool_call> {number}")
     content = f"{thought}{end}{before}"
-    return saying(turn.item, content, role="assistant", tool_calls=calls)
+    return saying(turn.item, content, role="assistant", beside={"tool_calls": calls})
 
 
 def _results(turn: _Turn, offered: Collection[str], *, where: str) -> list[dict[str, object]]:
@@ -175,7 +175,7 @@ def _results(turn: _Turn, offered: Collection[str], *, where: str) -> list[dict[
     found = []
     for number, body in enumerate(parts[::2], start=1):
         content, of = _result(body.strip(), offered, where=f"{where}: <tool_response> {number}")
-        found.append(saying(turn.item, content, role="tool", **of))
+        found.append(saying(turn.item, content, role="tool", beside=of))
     return found
 
 

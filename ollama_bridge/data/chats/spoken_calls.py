@@ -32,7 +32,7 @@ def joined(messages: Sequence[object]) -> list[object]:
             content = said["content"] if isinstance(said, dict) else ""
             # A text, in which a null is no gap.
             together = json.dumps([*earlier, *calls])
-            found[-1] = saying(before, content, role="assistant", tool_calls=together)
+            found[-1] = saying(before, content, role="assistant", beside={"tool_calls": together})
         else:
             found.append(item)
     return found

@@ -81,7 +81,9 @@ def read_toolace(record: Mapping[str, object], *, where: str) -> Mapping[str, ob
         if role == "assistant" and not calls_tool(item):
             calls = _calls(text.strip(), offered, where=at)
             names = [call["function"]["name"] for call in calls]
-            told.append(saying(item, "", role=role, tool_calls=calls) if calls else item)
+            told.append(
+                saying(item, "", role=role, beside={"tool_calls": calls}) if calls else item
+            )
         elif role == "tool":
             told += _results(item, text, names, where=at)
         else:
@@ -187,5 +189,5 @@ def _results(item: object, text: str, names: list[str], *, where: str) -> list[o
         content = one["results"]
         if not isinstance(content, str):
             content = json.dumps(content, ensure_ascii=False)
-        found.append(saying(item, content, role="tool", name=one["name"]))
+        found.append(saying(item, content, role="tool", beside={"name": one["name"]}))
     return list(found)

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.chat_lines import REPLY, collect, read, section, write
 from fakes.tool_chats import CLOCK, SET_LAMP
 
 from ollama_bridge import cli
-from ollama_bridge.data.candidates import Collected
-from ollama_bridge.data.chats.messages import collect_messages
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import DataError
-from ollama_bridge.examples import Call, Example, Message
-from ollama_bridge.recipe.config import DataSection, TaskSection
+from ollama_bridge.examples import Call, Message
 
-REPLY = TaskSection(kind="reply", system="")
 LEAD_IN = (
     "SYSTEM: You are a helpful assistant with access to the following functions. Use them if "
     "required -\n"
@@ -40,25 +37,6 @@ TALK = (
 
 def glaive(*turns: str, system: str = LEAD_IN + FUNCTIONS + "\n") -> dict[str, Any]:
     return {"system": system, "chat": "\n\n\n".join(turns) + "\n\n\n"}
-
-
-def section(path: Path) -> DataSection:
-    return DataSection.model_validate({"source": "messages", "path": path})
-
-
-def write(path: Path, *records: Any) -> Path:
-    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    return path
-
-
-def collect(folder: Path, *records: Any) -> Collected:
-    path = write(folder / "chats.jsonl", *records)
-    return collect_messages(path, section(path), REPLY)
-
-
-def read(folder: Path, record: Any) -> Example:
-    (found,) = collect(folder, record).candidates
-    return found.example
 
 
 def test_a_text_of_turns_is_read_as_a_conversation(tmp_path: Path) -> None:

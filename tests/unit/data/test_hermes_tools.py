@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.chat_lines import REPLY, collect, read
 from fakes.tool_chats import CLOCK, SET_LAMP, TOOLS
 
 from ollama_bridge import cli
-from ollama_bridge.data.candidates import Collected
 from ollama_bridge.data.chats.messages import collect_messages
 from ollama_bridge.data.prepare import prepare
 from ollama_bridge.errors import DataError
-from ollama_bridge.examples import Call, Example, Message
-from ollama_bridge.recipe.config import DataSection, TaskSection
+from ollama_bridge.examples import Call, Message
+from ollama_bridge.recipe.config import DataSection
 from ollama_bridge.template.conversation import Conversation
 from ollama_bridge.template.jinja import ChatTemplate
 
 # Written as Qwen's are; `fakes.formats` has them, but loads torch.
 _TEMPLATES = Path(__file__).parents[2] / "fakes" / "chat_templates"
-REPLY = TaskSection(kind="reply", system="")
 # The system turns of files that people have; %s is the list of tools.
 _ASSIST = "You may call one or more functions to assist with the user query."
 _ASSUME = "Don't make assumptions about what values to plug into functions."
@@ -101,18 +100,6 @@ def hermes(*said: str, system: str = SYSTEMS["Hermes's file"], **more: object) -
         speaker = "tool" if text.startswith("<tool_response>") else "gpt"
         turns.append({"from": "human" if len(turns) == 1 else speaker, "value": text})
     return {"id": "753d8365", "conversations": turns, "category": "Home", **more}
-
-
-def collect(folder: Path, *records: Any) -> Collected:
-    path = folder / "chats.jsonl"
-    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    data = DataSection.model_validate({"source": "messages", "path": path})
-    return collect_messages(path, data, REPLY)
-
-
-def read(folder: Path, record: Any) -> Example:
-    (found,) = collect(folder, record).candidates
-    return found.example
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.chat_lines import collect, read
 from fakes.tool_chats import CLOCK, SET_LAMP
 
-from ollama_bridge.data.candidates import Collected
-from ollama_bridge.data.chats.messages import collect_messages
 from ollama_bridge.errors import DataError
-from ollama_bridge.examples import Call, Example, Message
-from ollama_bridge.recipe.config import DataSection, TaskSection
+from ollama_bridge.examples import Call, Message
 
-REPLY = TaskSection(kind="reply", system="")
 SET_MANY = {
     "name": "Set All Lamps",
     "description": "Switch lamps.",
@@ -57,18 +54,6 @@ def toolace(*said: str, system: str = LEAD_IN + FORMAT) -> dict[str, Any]:
         speaker = "tool" if text.startswith("[{") else "assistant"
         turns.append({"from": speaker if turns else "user", "value": text})
     return {"system": system, "conversations": turns}
-
-
-def collect(folder: Path, *records: Any) -> Collected:
-    path = folder / "chats.jsonl"
-    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    data = DataSection.model_validate({"source": "messages", "path": path})
-    return collect_messages(path, data, REPLY)
-
-
-def read(folder: Path, record: Any) -> Example:
-    (found,) = collect(folder, record).candidates
-    return found.example
 
 
 def calls(folder: Path, text: str) -> tuple[Call, ...]:

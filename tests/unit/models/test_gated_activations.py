@@ -21,7 +21,7 @@ def test_gradient_is_that_of_the_formula() -> None:
         torch.randn(2, 5, generator=generator, dtype=torch.float64, requires_grad=True)
         for _ in range(2)
     )
-    torch.autograd.gradcheck(lambda *given: gated(nn.functional.silu, *given), (gate, up))
+    assert torch.autograd.gradcheck(lambda *given: gated(nn.functional.silu, *given), (gate, up))
 
 
 def values_and_kept(layer: nn.Module, inputs: torch.Tensor) -> tuple[list[torch.Tensor], int]:
